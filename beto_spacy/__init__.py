@@ -1,0 +1,9 @@
+"""spaCy pipelines on BETO: one encoder pass a document, and every annotation read from it.
+
+Importing this package imports neither spaCy nor torch. Nothing needs to be imported for `spacy.load`: the
+factories and the registered functions are found through the entry points in ``setup.cfg``.
+"""
+
+__version__ = "0.1.0"
+
+__all__ = ["__version__"]
