@@ -1,0 +1,162 @@
+"""Making encoders: a WordPiece vocabulary from text, and a BERT of a given size.
+
+So far the weights are random: enough for every workflow to run without a hub, and the start of a pretraining.
+"""
+
+import gzip
+import lzma
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Iterable, Iterator, Optional, Sequence, Union
+
+import torch
+from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers, processors
+from tokenizers.models import WordPiece
+from tokenizers.trainers import WordPieceTrainer
+from transformers import BertConfig, BertModel, BertTokenizerFast
+
+from .errors import EncoderError, FormatError, ProjectError
+from .formats import read_records
+
+SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+_OPENERS = {".txt": open, ".xz": lzma.open, ".gz": gzip.open}
+
+
+def read_texts(paths: Iterable[Union[str, Path]]) -> Iterator[str]:
+    """Read paragraphs of text, one by one.
+
+    paths: Plain text (``.txt``, ``.txt.xz``, ``.txt.gz``), one paragraph a line; or corpora in a format that
+        ``beto-spacy convert`` knows, of which the text is taken.
+    Raises FormatError for a file that is missing, empty or not in its format.
+    """
+    for path in map(Path, paths):
+        if path.suffix not in _OPENERS:
+            for record in read_records(path):
+                yield record.text
+            continue
+        try:
+            with _OPENERS[path.suffix](path, "rt", encoding="utf8") as lines:  # type: ignore[operator]
+                empty = True
+                for line in lines:
+                    if line.strip():
+                        empty = False
+                        yield line.strip()
+        except (OSError, EOFError, lzma.LZMAError, UnicodeDecodeError) as error:
+            raise FormatError(
+                "B315", f"The text could not be read ({error}).", "Give an existing UTF-8 text file.", path=path
+            ) from error
+        if empty:
+            raise FormatError("B316", "There is no text in the file.", "Give a file with text.", path=path)
+
+
+def train_vocabulary(texts: Iterable[str], *, size: int) -> BertTokenizerFast:
+    """Train a WordPiece vocabulary: cased, accents kept, normalized to NFC.
+
+    texts: Paragraphs.
+    size: Wordpieces at most, special tokens included; there are fewer if the text doesn't yield so many.
+    Raises EncoderError if the size has no room for the special tokens.
+    """
+    if size <= len(SPECIAL_TOKENS):
+        raise EncoderError("B317", f"A vocabulary of {size} has no room for words.", "Ask for some thousands.")
+    tokenizer = Tokenizer(WordPiece(unk_token="[UNK]", max_input_chars_per_word=100))
+    # Control and format characters go, zero-width joiners with them, as in BERT's own cleaning.
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.NFC(), normalizers.BertNormalizer(lowercase=False, strip_accents=False)]
+    )
+    # An emoji or another symbol is a word of its own: a word glued to one would be unknown as a whole.
+    symbols = pre_tokenizers.Split(Regex(r"[\p{So}\p{Sk}\p{Sm}\p{Sc}]"), behavior="isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.BertPreTokenizer(), symbols])
+    trainer = WordPieceTrainer(
+        vocab_size=size, special_tokens=list(SPECIAL_TOKENS), min_frequency=2, show_progress=False
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    cls, sep = (tokenizer.token_to_id(token) for token in ("[CLS]", "[SEP]"))
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", sep), ("[CLS]", cls))
+    return BertTokenizerFast(tokenizer_object=tokenizer, do_lower_case=False, strip_accents=False)
+
+
+def load_vocabulary(path: Union[str, Path]) -> BertTokenizerFast:
+    """Make a tokenizer of a cased ``vocab.txt``, such as BETO's: one wordpiece a line, special tokens among them.
+
+    Raises FormatError if the file can't be read or lacks a special token.
+    """
+    try:
+        pieces = Path(path).read_text(encoding="utf8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise FormatError("B323", f"The vocabulary could not be read ({error}).", "Check the path.", path=path) from error
+    missing = [token for token in SPECIAL_TOKENS if token not in pieces]
+    if missing:
+        raise FormatError(
+            "B324", f"The vocabulary lacks {', '.join(missing)}.", "Give the vocab.txt of a BERT.", path=path
+        )
+    return BertTokenizerFast(vocab_file=str(path), do_lower_case=False, strip_accents=False)
+
+
+def build_encoder(
+    texts: Sequence[Union[str, Path]],
+    dest: Union[str, Path],
+    *,
+    vocabulary: Optional[Union[str, Path]] = None,
+    vocabulary_size: int = 8_000,
+    layers: int = 3,
+    width: int = 128,
+    heads: int = 4,
+    max_length: int = 512,
+    dropout: float = 0.1,
+    seed: int = 0,
+) -> Path:
+    """Build a small BERT with random weights, an ordinary Hugging Face folder.
+
+    texts: Files that the vocabulary is trained on, as in `read_texts`.
+    dest: The folder to write; one that is there is replaced when the new one is complete.
+    vocabulary: A ``vocab.txt`` to take instead of training one; then no texts are needed.
+    vocabulary_size: Wordpieces at most, of a vocabulary that is trained.
+    layers, width, heads: The size of the encoder; the feed-forward layers are four times as wide.
+    max_length: The longest sequence, in wordpieces.
+    dropout: Of hidden states and of attention, in training.
+    seed: Of the weights.
+    Returns the folder. Raises EncoderError for a size that can't be, FormatError for texts that can't be read.
+    """
+    dest = Path(dest)
+    if width % heads:
+        raise EncoderError(
+            "B318", f"A width of {width} can't be shared by {heads} attention heads.", "Make it a multiple of them."
+        )
+    if dest.exists() and not (dest / "config.json").is_file():
+        raise ProjectError("B319", f"'{dest}' is there and is no encoder.", "Name another folder, or remove it first.")
+    if vocabulary is not None:
+        tokenizer = load_vocabulary(vocabulary)
+    elif texts:
+        tokenizer = train_vocabulary(read_texts(texts), size=vocabulary_size)
+    else:
+        raise EncoderError("B325", "An encoder needs a vocabulary.", "Give texts to train one on, or a vocab.txt.")
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        intermediate_size=4 * width,
+        max_position_embeddings=max_length,
+        hidden_dropout_prob=dropout,
+        attention_probs_dropout_prob=dropout,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = BertModel(config, add_pooling_layer=False)
+    dest.parent.mkdir(parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(prefix=f".{dest.name}-", dir=dest.parent))
+    try:
+        model.save_pretrained(part, safe_serialization=True)
+        tokenizer.model_max_length = max_length
+        tokenizer.save_pretrained(part)
+        part.chmod(0o755)
+        if dest.exists():
+            shutil.rmtree(dest)
+        part.rename(dest)
+    except OSError as error:
+        raise ProjectError("B320", f"The encoder could not be written ({error}).", "Free some space.", path=dest) from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return dest
