@@ -7,19 +7,23 @@ import gzip
 import lzma
 import shutil
 import tempfile
+from collections import Counter
+from itertools import chain as flatten
 from pathlib import Path
 from typing import Iterable, Iterator, Optional, Sequence, Union
 
 import torch
-from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers, processors
+from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers, processors
 from tokenizers.models import WordPiece
 from tokenizers.trainers import WordPieceTrainer
 from transformers import BertConfig, BertModel, BertTokenizerFast
 
 from .errors import EncoderError, FormatError, ProjectError
-from .formats import read_records
+read_records = None  # TEMP
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+#: The rarest characters of a large text are left to [UNK].
+_MOST_CHARACTERS = 1_000
 _OPENERS = {".txt": open, ".xz": lzma.open, ".gz": gzip.open}
 
 
@@ -55,24 +59,39 @@ def train_vocabulary(texts: Iterable[str], *, size: int) -> BertTokenizerFast:
 
     texts: Paragraphs.
     size: Wordpieces at most, special tokens included; there are fewer if the text doesn't yield so many.
-    Raises EncoderError if the size has no room for the special tokens.
+    Raises EncoderError if the size has no room for the special tokens and the characters of the text.
     """
-    if size <= len(SPECIAL_TOKENS):
-        raise EncoderError("B317", f"A vocabulary of {size} has no room for words.", "Ask for some thousands.")
-    tokenizer = Tokenizer(WordPiece(unk_token="[UNK]", max_input_chars_per_word=100))
-    # Control and format characters go, zero-width joiners with them, as in BERT's own cleaning.
-    tokenizer.normalizer = normalizers.Sequence(
+    normalizer = normalizers.Sequence(
         [normalizers.NFC(), normalizers.BertNormalizer(lowercase=False, strip_accents=False)]
     )
     # An emoji or another symbol is a word of its own: a word glued to one would be unknown as a whole.
     symbols = pre_tokenizers.Split(Regex(r"[\p{So}\p{Sk}\p{Sm}\p{Sc}]"), behavior="isolated")
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.BertPreTokenizer(), symbols])
+    pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.BertPreTokenizer(), symbols])
+
+    trained = Tokenizer(WordPiece(unk_token="[UNK]"))
+    trained.normalizer, trained.pre_tokenizer = normalizer, pre_tokenizer
+    texts = list(texts)
+    # Ties between pieces are broken by their numbers. The trainer numbers the characters in no fixed order; as
+    # special tokens of the training they have one, and the same text gives the same vocabulary.
+    counts = Counter(flatten.from_iterable(normalizer.normalize_str(text) for text in texts))
+    alphabet = sorted(c for c, n in counts.most_common(_MOST_CHARACTERS) if n > 1 and not c.isspace())
+    characters = [c for c in alphabet] + [f"##{c}" for c in alphabet]
+    if size < len(SPECIAL_TOKENS) + len(characters):
+        raise EncoderError(
+            "B317",
+            f"A vocabulary of {size} has no room for the {len(alphabet)} characters of the text.",
+            f"Ask for {2 * (len(SPECIAL_TOKENS) + len(characters))} or more.",
+        )
     trainer = WordPieceTrainer(
-        vocab_size=size, special_tokens=list(SPECIAL_TOKENS), min_frequency=2, show_progress=False
+        vocab_size=size, special_tokens=[*SPECIAL_TOKENS, *characters], limit_alphabet=0, show_progress=False
     )
-    tokenizer.train_from_iterator(texts, trainer)
-    cls, sep = (tokenizer.token_to_id(token) for token in ("[CLS]", "[SEP]"))
-    tokenizer.post_processor = processors.BertProcessing(("[SEP]", sep), ("[CLS]", cls))
+    trained.train_from_iterator(texts, trainer)
+
+    pieces = trained.get_vocab()
+    tokenizer = Tokenizer(WordPiece(vocab=pieces, unk_token="[UNK]", max_input_chars_per_word=100))
+    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizer, pre_tokenizer
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", pieces["[SEP]"]), ("[CLS]", pieces["[CLS]"]))
+    tokenizer.decoder = decoders.WordPiece()
     return BertTokenizerFast(tokenizer_object=tokenizer, do_lower_case=False, strip_accents=False)
 
 

@@ -1,0 +1,65 @@
+"""Loading a pipeline, and showing what it says of a text.
+
+Bulk annotation of files is not here yet.
+"""
+
+from pathlib import Path
+from typing import Union
+
+import spacy
+from spacy.language import Language
+from spacy.tokens import Doc
+from thinc.api import require_cpu
+
+from .errors import ProjectError
+
+
+def load_pipeline(model: Union[str, Path], *, gpu: int = -1) -> Language:
+    """Load a trained pipeline by package name or folder, on the CPU or a GPU.
+
+    model: A package such as ``es_beto_trf``, or a folder.
+    gpu: Number of the GPU; -1 for the CPU.
+    Raises ProjectError if it isn't there, or if the GPU isn't.
+    """
+    if gpu >= 0:
+        try:
+            spacy.require_gpu(gpu)
+        except Exception as error:
+            raise ProjectError(
+                "B512",
+                f"GPU {gpu} can't be used ({error}).",
+                "Install the extra for your CUDA, such as pip install 'beto-spacy[cuda12x]', or take the CPU: --gpu -1.",
+            ) from error
+    else:
+        require_cpu()
+    try:
+        return spacy.load(model)
+    except OSError as error:
+        if not Path(model).is_dir() and not spacy.util.is_package(str(model)):
+            raise ProjectError(
+                "B513",
+                f"There is no pipeline '{model}': neither a folder nor an installed package.",
+                "Check the path, or install the package's wheel.",
+            ) from error
+        raise ProjectError(
+            "B514", f"The pipeline can't be loaded ({error}).", "Check that its folder is complete.", path=model
+        ) from error
+
+
+def render_doc(doc: Doc) -> str:
+    """Lay out what a pipeline says of a text: a row a token, then sentences, entities and categories."""
+    columns = ["token", "lemma", "pos", "tag", "morph", "dep", "head"]
+    rows = [
+        [t.text.replace("\n", "\u23ce"), t.lemma_, t.pos_, t.tag_, str(t.morph), t.dep_, t.head.text if t.has_dep() else ""]
+        for t in doc
+    ]
+    table = [columns, *rows]
+    widths = [max(len(row[i]) for row in table) for i in range(len(columns))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in table]
+    if doc.has_annotation("SENT_START"):
+        lines.append(f"sentences: {sum(1 for _ in doc.sents)}")
+    lines.append("entities: " + (", ".join(f"{e.text} ({e.label_})" for e in doc.ents) or "none"))
+    if doc.cats:
+        ranked = sorted(doc.cats.items(), key=lambda item: -item[1])
+        lines.append("categories: " + ", ".join(f"{label} {score:.2f}" for label, score in ranked))
+    return "\n".join(lines)

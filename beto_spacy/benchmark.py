@@ -1,0 +1,175 @@
+"""How fast a pipeline is, beside spacy-transformers' own component on the same weights.
+
+Both pipelines have the same heads with the same weights; only the encoder component differs. They run alternately in
+one process, so that the ratio holds where a lone time would not. Nothing is said about accuracy: the heads are
+untrained.
+"""
+
+import json
+import os
+import statistics
+import time
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Sequence, Union
+
+import spacy
+import torch
+from spacy.language import Language
+from spacy.tokens import Doc, Span
+from spacy.training import Example
+from thinc.api import fix_random_seed
+
+from .encoder import resolve_encoder
+from .errors import ProjectError
+
+POOLING = {"@layers": "reduce_mean.v1"}
+#: What the official pipelines of spacy-transformers are trained with.
+STOCK = {
+    "@architectures": "spacy-transformers.TransformerModel.v3",
+    "tokenizer_config": {"use_fast": True},
+    "get_spans": {"@span_getters": "spacy-transformers.strided_spans.v1", "window": 128, "stride": 96},
+}
+
+
+def _add_heads(nlp: Language, listener: Dict[str, Any]) -> None:
+    tagger = {"@architectures": "spacy.Tagger.v2", "tok2vec": listener}
+    transitions = {
+        "@architectures": "spacy.TransitionBasedParser.v2",
+        "extra_state_tokens": False,
+        "use_upper": False,
+        "tok2vec": listener,
+    }
+    for name in ("tagger", "morphologizer", "trainable_lemmatizer"):
+        nlp.add_pipe(name, config={"model": tagger})
+    nlp.add_pipe("parser", config={"model": {**transitions, "state_type": "parser", "hidden_width": 128, "maxout_pieces": 3}})
+    nlp.add_pipe("ner", config={"model": {**transitions, "state_type": "ner", "hidden_width": 64, "maxout_pieces": 2}})
+
+
+def _examples(nlp: Language, texts: Sequence[str]) -> List[Example]:
+    """Examples with made-up annotation, to give the heads their labels."""
+    examples = []
+    for text in texts:
+        doc = nlp.make_doc(text)
+        n = len(doc)
+        gold = Doc(
+            doc.vocab,
+            words=[t.text for t in doc],
+            spaces=[bool(t.whitespace_) for t in doc],
+            tags=[f"T{i % 20}" for i in range(n)],
+            pos=[("NOUN", "VERB", "ADJ", "DET", "ADP")[i % 5] for i in range(n)],
+            morphs=[("Number=Sing", "Number=Plur", "")[i % 3] for i in range(n)],
+            lemmas=[t.lower_ for t in doc],
+            heads=[max(0, i - 1) for i in range(n)],
+            deps=["ROOT" if i == 0 else ("nsubj", "obj", "case", "det")[i % 4] for i in range(n)],
+        )
+        gold.ents = [Span(gold, 0, 1, label=("PER", "LOC", "ORG", "MISC")[len(text) % 4])] if n else []
+        examples.append(Example(doc, gold))
+    return examples
+
+
+def make_pipeline(encoder: str, texts: Sequence[str], *, stock: bool, heads: bool = True, **model: Any) -> Language:
+    """Make an untrained pipeline on an encoder, the same each time.
+
+    encoder: A folder or a name on the hub.
+    texts: Some texts to make labels for the heads.
+    stock: With spacy-transformers' component instead of ours.
+    heads: With tagger, morphologizer, lemmatizer, parser and entities; otherwise only the encoder.
+    model: Settings of our encoder, such as ``batch_wordpieces``.
+    """
+    fix_random_seed(0)
+    nlp = spacy.blank("es")
+    if stock:
+        nlp.add_pipe("transformer", config={"model": {**STOCK, "name": resolve_encoder(encoder)}})
+    else:
+        architecture = {"@architectures": "beto_spacy.Encoder.v1", "name": encoder, **model}
+        nlp.add_pipe("beto_transformer", name="transformer", config={"model": architecture})
+    if heads:
+        listener = "spacy-transformers.TransformerListener.v1" if stock else "beto_spacy.Listener.v1"
+        _add_heads(nlp, {"@architectures": listener, "pooling": POOLING, "grad_factor": 1.0})
+    nlp.add_pipe("doc_cleaner", config={"attrs": {"_.trf_data": None}})
+    examples = _examples(nlp, texts)
+    nlp.initialize(lambda: examples)
+    return nlp
+
+
+def read_lines(paths: Sequence[Union[str, Path]], *, limit: int) -> List[str]:
+    """Read texts of mixed lengths: the same share from each file, spread over it.
+
+    paths: As in `pretrain.read_texts`.
+    limit: How many texts at most, of 20 to 2,500 characters each.
+    """
+    from .pretrain import read_texts
+
+    texts = []
+    share = -(-limit // len(paths))
+    for path in paths:
+        lines = [line for line in read_texts([path]) if 20 <= len(line) <= 2_500]
+        texts += lines[:: max(1, len(lines) // share)][:share]
+    if not texts:
+        raise ProjectError("B515", "There is no text of 20 to 2,500 characters a line.", "Give other files.")
+    return texts[:limit]
+
+
+def compare(
+    encoder: str, texts: Sequence[str], *, runs: int = 5, heads: bool = True, batch_wordpieces: int = 512
+) -> Dict[str, Any]:
+    """Measure words a second of the stock component and ours, alternately.
+
+    Returns the figures: words, words a second of each (median, lowest, highest), and the median of the ratios by
+    pair of runs. Words are spaCy's tokens.
+    """
+    pipelines = {
+        "stock": make_pipeline(encoder, texts[:50], stock=True, heads=heads),
+        "ours": make_pipeline(encoder, texts[:50], stock=False, heads=heads, batch_wordpieces=batch_wordpieces),
+    }
+    words = sum(len(pipelines["ours"].make_doc(text)) for text in texts)
+    speeds: Dict[str, List[float]] = {name: [] for name in pipelines}
+    for run in range(runs + 1):  # the first warms up
+        for name, nlp in pipelines.items():
+            start = time.perf_counter()
+            for _ in nlp.pipe(texts):
+                pass
+            if run:
+                speeds[name].append(words / (time.perf_counter() - start))
+    ratios = [ours / stock for stock, ours in zip(speeds["stock"], speeds["ours"])]
+    figures: Dict[str, Any] = {
+        name: {"median": statistics.median(s), "lowest": min(s), "highest": max(s)} for name, s in speeds.items()
+    }
+    return {
+        "encoder": str(encoder),
+        "heads": heads,
+        "texts": len(texts),
+        "words": words,
+        "threads": torch.get_num_threads(),
+        "cores": os.cpu_count(),
+        "runs": runs,
+        **figures,
+        "ratio": {"median": statistics.median(ratios), "lowest": min(ratios), "highest": max(ratios)},
+    }
+
+
+def render_comparison(result: Dict[str, Any]) -> str:
+    """Lay out what `compare` measured as Markdown."""
+    lines = [
+        f"{result['texts']} texts, {result['words']} words, {result['runs']} alternated runs, {result['threads']} threads, "
+        f"fp32 CPU, {'encoder and heads' if result['heads'] else 'encoder only'}",
+        "",
+        "| component | words a second (median) | lowest | highest |",
+        "| --- | ---: | ---: | ---: |",
+    ]
+    for name, label in (("stock", "spacy-transformers, strided spans 128/96"), ("ours", "beto_transformer")):
+        figures = result[name]
+        lines.append(f"| {label} | {figures['median']:.0f} | {figures['lowest']:.0f} | {figures['highest']:.0f} |")
+    ratio = result["ratio"]
+    lines += ["", f"Ratio, run by run: {ratio['median']:.2f} (lowest {ratio['lowest']:.2f}, highest {ratio['highest']:.2f})"]
+    return "\n".join(lines)
+
+
+def write_comparison(result: Dict[str, Any], path: Optional[Union[str, Path]]) -> None:
+    """Write the figures as JSON, if a path is given."""
+    if path is not None:
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f".{path.name}.part")
+        part.write_text(json.dumps(result, indent=2) + "\n", encoding="utf8")
+        os.replace(part, path)

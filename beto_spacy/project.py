@@ -1,0 +1,225 @@
+"""The steps around a training: fetching assets, packaging a pipeline, and proving that the package works elsewhere.
+
+These are the commands of `project.yml` that spaCy doesn't have, or has with the network on.
+"""
+
+import importlib
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import venv
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Sequence, Union
+
+import srsly
+
+from .errors import ProjectError
+
+#: What every pipeline package is called, whatever it was trained on.
+PACKAGE = "es_beto_trf"
+#: The encoder whose packages carry a local version label, and the label.
+EMBEDDED_ENCODER, EMBEDDED_LABEL = "beto-mini", "mini"
+
+_SMOKE = """
+import json, sys
+import spacy
+nlp = spacy.load(sys.argv[1])
+doc = nlp(sys.argv[2])
+print(json.dumps({
+    "version": nlp.meta["version"],
+    "pipeline": nlp.pipe_names,
+    "tokens": [[t.text, t.tag_, t.pos_, str(t.morph), t.lemma_, t.dep_, t.head.i] for t in doc],
+    "entities": [[e.text, e.label_] for e in doc.ents],
+    "categories": doc.cats,
+}))
+"""
+
+
+def fetch_assets(
+    project: Union[str, Path], *, mirror: Optional[Union[str, Path]] = None, overrides: Optional[Dict[str, Any]] = None
+) -> List[Path]:
+    """Bring the assets of a `project.yml` to their places.
+
+    project: The folder of the `project.yml`.
+    mirror: A folder that has the assets under the same names below it as they get below ``assets/``; they are copied
+        from there and nothing is downloaded.
+    overrides: Values for the project's variables, such as ``{"vars.mirror": "..."}``.
+    Returns the assets that are there. Raises ProjectError for an asset that the mirror lacks, that has another
+    checksum than `project.yml` states, that can't be downloaded, or that nobody may distribute and is not there yet.
+    """
+    from weasel.cli.assets import project_assets
+    from weasel.util import get_checksum, load_project_config
+
+    project = Path(project)
+    config = load_project_config(project, overrides=overrides or {})
+    assets = [asset for asset in config.get("assets", []) if not asset.get("extra")]
+    if mirror:
+        for asset in assets:
+            _copy_asset(Path(mirror) / Path(asset["dest"]).relative_to("assets"), project / asset["dest"])
+    else:
+        try:
+            project_assets(project, overrides=overrides or {})
+        except (Exception, SystemExit) as error:
+            raise ProjectError(
+                "B501",
+                f"The assets could not be downloaded ({error}).",
+                "Check the network, or name a folder that has them with --mirror.",
+                path=project / "project.yml",
+            ) from error
+    for asset in assets:
+        dest = project / asset["dest"]
+        if not dest.exists():
+            raise ProjectError(
+                "B502",
+                "The asset is not there, and has no public address.",
+                f"Get it from its owners ({asset.get('description', 'see project.yml')}) and put it there.",
+                path=dest,
+            )
+        if asset.get("checksum") and get_checksum(dest) != asset["checksum"]:
+            raise ProjectError(
+                "B503",
+                "The asset differs from the one that project.yml describes (checksum).",
+                "Remove it and fetch it again, or correct the checksum if its owners released another one.",
+                path=dest,
+            )
+    return [project / asset["dest"] for asset in assets]
+
+
+def _copy_asset(source: Path, dest: Path) -> None:
+    if not source.exists():
+        raise ProjectError("B504", "The mirror lacks this asset.", f"Put it there, for '{dest}'.", path=source)
+    dest.parent.mkdir(parents=True, exist_ok=True)
+    part = dest.with_name(f".{dest.name}.part")
+    try:
+        shutil.copyfile(source, part)
+        os.replace(part, dest)
+    except OSError as error:
+        raise ProjectError("B505", f"The asset could not be copied ({error}).", "Free some space.", path=dest) from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def package_version(version: str, encoder: str) -> str:
+    """The version of a package: with a local label if its encoder is the embedded one."""
+    if Path(encoder).name == EMBEDDED_ENCODER and "+" not in version:
+        return f"{version}+{EMBEDDED_LABEL}"
+    return version
+
+
+def build_package(model: Union[str, Path], output: Union[str, Path], *, version: str) -> Path:
+    """Build the wheel of a trained pipeline, named `es_beto_trf`.
+
+    Nothing is fetched: the build tools of this environment are used. The wheel appears when it's complete.
+
+    model: The folder of a trained pipeline.
+    output: The folder for the wheel.
+    version: Its version; a pipeline on the embedded encoder gets the label ``+mini``.
+    Returns the wheel. Raises ProjectError if the folder is no pipeline or the build fails.
+    """
+    from spacy.cli.package import package
+
+    model, output = Path(model), Path(output)
+    if not (model / "meta.json").is_file() or not (model / "config.cfg").is_file():
+        raise ProjectError("B506", "There is no trained pipeline.", "Train one first: its folder has meta.json.", path=model)
+    config = (model / "config.cfg").read_text(encoding="utf8")
+    encoder = _encoder_name(config)
+    meta = srsly.read_json(model / "meta.json")
+    language, _, name = PACKAGE.partition("_")
+    if meta["lang"] != language:
+        raise ProjectError(
+            "B507", f"The pipeline is for the language '{meta['lang']}'.", f"{PACKAGE} is for '{language}'.", path=model
+        )
+    output.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".package-", dir=output) as folder:
+        try:
+            package(
+                model, Path(folder), name=name, version=package_version(version, encoder), create_sdist=False, silent=True
+            )
+            (source,) = (path.parent for path in Path(folder).glob("*/setup.py"))
+            _run([sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, str(source)])
+            (wheel,) = Path(folder).glob("*.whl")
+        except (Exception, SystemExit) as error:
+            if isinstance(error, ProjectError):
+                raise
+            raise ProjectError(
+                "B508", f"The package could not be built ({error}).", "See the messages above.", path=model
+            ) from error
+        os.replace(wheel, output / wheel.name)
+    return output / wheel.name
+
+
+def _encoder_name(config: str) -> str:
+    from thinc.api import Config
+
+    components = Config().from_str(config, interpolate=True)["components"]
+    for component in components.values():
+        if component.get("factory") == "beto_transformer":
+            return component["model"]["name"]
+    return ""
+
+
+def _run(command: Sequence[str], **kwargs: Any) -> str:
+    """Run a command quietly; its output is shown only if it fails."""
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **kwargs)
+    if done.returncode:
+        raise ProjectError(
+            "B509",
+            f"'{' '.join(map(str, command[:4]))} ...' failed with exit code {done.returncode}:\n{done.stdout.strip()}\n",
+            "Mend what its last lines say.",
+        )
+    return done.stdout
+
+
+def find_wheel(path: Union[str, Path]) -> Path:
+    """The wheel at a path: the file itself, or the newest `es_beto_trf` in a folder. Raises ProjectError if none."""
+    path = Path(path)
+    wheels = [path] if path.suffix == ".whl" else sorted(path.glob(f"{PACKAGE}-*.whl"), key=lambda p: p.stat().st_mtime)
+    if not wheels or not wheels[-1].is_file():
+        raise ProjectError("B510", "There is no wheel.", "Build it first: beto-spacy package.", path=path)
+    return wheels[-1]
+
+
+def smoke_test(wheel: Union[str, Path], text: str, *, isolated: bool = False) -> Dict[str, Any]:
+    """Install a pipeline's wheel in a new virtual environment, load it by name in another folder, and annotate a text.
+
+    wheel: The wheel, or the folder that has it.
+    text: What to annotate.
+    isolated: Install everything that the wheel requires as well, from the package index. Otherwise the new
+        environment borrows the installed packages of this one, and needs no network.
+    Returns the annotation: version, pipeline, tokens, entities, categories. Raises ProjectError if any step fails or
+    the pipeline annotates nothing.
+    """
+    wheel = find_wheel(wheel).resolve()
+    with tempfile.TemporaryDirectory(prefix="beto-smoke-") as folder:
+        venv.create(folder, with_pip=isolated, symlinks=os.name != "nt")
+        scripts, site = (
+            Path(sysconfig.get_path(key, "venv", vars={"base": folder, "platbase": folder})) for key in ("scripts", "purelib")
+        )
+        python = str(scripts / Path(sys.executable).name) if (scripts / Path(sys.executable).name).exists() else str(
+            scripts / "python"
+        )
+        if isolated:
+            _run([python, "-m", "pip", "install", "--quiet", str(wheel)])
+        else:
+            site.mkdir(parents=True, exist_ok=True)
+            _run([sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", str(site), str(wheel)])
+            # A name that sorts last: what is installed in the new environment comes first.
+            borrowed = [path for path in sys.path if path and Path(path).is_dir() and Path(path) != Path.cwd()]
+            (site / "zz_borrowed.pth").write_text("\n".join(borrowed), encoding="utf8")
+        environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME")}
+        out = _run([python, "-W", "ignore", "-c", _SMOKE, PACKAGE, text], cwd=folder, env=environment)
+        seen = srsly.json_loads(out.strip().splitlines()[-1])
+    if not seen["tokens"] or not any(token[2] or token[1] for token in seen["tokens"]):
+        raise ProjectError("B511", "The installed pipeline annotated nothing.", "Train it on annotated text.", path=wheel)
+    return seen
+
+
+def install_wheel(wheel: Union[str, Path]) -> Path:
+    """Install a pipeline's wheel in this environment, without touching anything else. Raises ProjectError if it fails."""
+    wheel = find_wheel(wheel)
+    _run([sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--force-reinstall", str(wheel)])
+    importlib.invalidate_caches()
+    return wheel

@@ -1,0 +1,317 @@
+"""The encoder against Hugging Face's own, for each family; what can't be loaded; strange documents."""
+
+import json
+import random
+import shutil
+import unicodedata
+from pathlib import Path
+
+import numpy
+import pytest
+import spacy
+import torch
+from conftest import FAMILIES, SENTENCES
+from spacy.tokens import Doc
+from thinc.api import reduce_mean
+from transformers import AutoModel, AutoTokenizer, BertConfig, BertForMaskedLM, GPT2Config, GPT2Model
+
+from beto_spacy.encoder import load_checkpoint, make_encoder, sequence_limit
+from beto_spacy.errors import EncoderError
+from beto_spacy.listener import make_listener
+from beto_spacy.pretrain import build_encoder
+
+
+def make_nlp(encoder, **settings):
+    nlp = spacy.blank("es")
+    model = {"@architectures": "beto_spacy.Encoder.v1", "name": str(encoder), **settings}
+    nlp.add_pipe("beto_transformer", name="transformer", config={"model": model})
+    nlp.initialize()
+    return nlp
+
+
+def token_vectors(nlp, docs):
+    """What a head gets: one vector a token."""
+    listener = make_listener(reduce_mean())
+    listener.get_ref("listener").set_dim("nO", nlp.get_pipe("transformer").model.get_dim("nO"))
+    return listener.predict(list(docs))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_token_vectors_are_the_means_of_hugging_faces_wordpieces(encoders, family):
+    nlp = make_nlp(encoders[family])
+    model = AutoModel.from_pretrained(encoders[family]).eval()
+    tokenizer = AutoTokenizer.from_pretrained(encoders[family])
+    docs = list(nlp.pipe(SENTENCES))
+    for doc, ours in zip(docs, token_vectors(nlp, docs)):
+        encoding = tokenizer(doc.text, return_offsets_mapping=True, return_special_tokens_mask=True, return_tensors="pt")
+        offsets = encoding.pop("offset_mapping")[0].tolist()
+        special = encoding.pop("special_tokens_mask")[0].tolist()
+        with torch.no_grad():
+            states = model(**encoding).last_hidden_state[0].numpy()
+        # A wordpiece belongs to the token at its first character; a space belongs to the token that follows it.
+        first = [next((k for k in range(a, len(doc.text)) if doc.text[k] != " "), -1) for a, _ in offsets]
+        for token, vector in zip(doc, ours):
+            rows = [i for i, k in enumerate(first) if not special[i] and token.idx <= k < token.idx + len(token)]
+            numpy.testing.assert_allclose(vector, states[rows].mean(axis=0), atol=1e-5)
+        assert doc._.trf_data.wordpieces.strings[0] == tokenizer.convert_ids_to_tokens(encoding["input_ids"][0])
+        assert doc._.trf_data.model_output.last_hidden_state.shape == (1, *states.shape)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("settings", [{}, {"window": 24, "context": 4}])
+def test_the_result_does_not_depend_on_the_batch(encoders, family, settings):
+    nlp = make_nlp(encoders[family], batch_wordpieces=96, **settings)
+    rng = random.Random(1)
+    texts = [" ".join(rng.choices(SENTENCES, k=rng.randrange(0, 6))) for _ in range(40)]
+    alone = token_vectors(nlp, [nlp(text) for text in texts])
+    for batch_size in (3, 40):
+        together = token_vectors(nlp, nlp.pipe(texts, batch_size=batch_size))
+        for text, one, other in zip(texts, alone, together):
+            assert one.shape[0] == other.shape[0] == len(nlp.make_doc(text))
+            numpy.testing.assert_allclose(one, other, atol=1e-5)
+
+
+def test_a_long_document_is_cut_into_windows_that_equal_separate_runs(encoders):
+    nlp = make_nlp(encoders["bert"], window=34)
+    model, tokenizer = load_checkpoint(encoders["bert"])
+    model.eval()
+    doc = nlp(" ".join(SENTENCES))
+    data = doc._.trf_data
+    ids = data.wordpieces.input_ids[0].tolist()
+    starts = [i for i, piece in enumerate(ids) if piece == tokenizer.cls_token_id] + [len(ids)]
+    assert len(starts) > 4
+    for start, end in zip(starts, starts[1:]):
+        assert end - start <= 34
+        with torch.no_grad():
+            expected = model(torch.tensor([ids[start:end]])).last_hidden_state[0].numpy()
+        numpy.testing.assert_allclose(data.model_output.last_hidden_state[0, start:end], expected, atol=1e-5)
+    # The alignment walks over the wordpieces of each token, in order, and never over a special token.
+    aligned = [ids[row] for row in data.align.dataXd]
+    assert aligned == [i for token in doc for i in tokenizer.encode(token.text, add_special_tokens=False)]
+    assert data.align.lengths.tolist() == [len(tokenizer.encode(t.text, add_special_tokens=False)) for t in doc]
+
+
+def test_context_changes_the_edges_of_windows_but_not_the_alignment(encoders):
+    text = " ".join(SENTENCES)
+    plain, with_context = (make_nlp(encoders["bert"], window=34, context=c) for c in (0, 8))
+    a, b = plain(text)._.trf_data, with_context(text)._.trf_data
+    assert b.wordpieces.input_ids.shape[1] > a.wordpieces.input_ids.shape[1]
+    assert [b.wordpieces.input_ids[0, r] for r in b.align.dataXd] == [a.wordpieces.input_ids[0, r] for r in a.align.dataXd]
+
+
+STRANGE = {
+    "empty": "",
+    "white space": " \n\t  ",
+    "line ends": "uno\r\n\r\n\r\ndos\r\n",
+    "joined emoji": "Mi familia 👨‍👩‍👧‍👦 y yo 👍🏽!",
+    "combining accents": unicodedata.normalize("NFD", "El pingüino comió jalapeños en Perú."),
+    "controls": "a\u200b\u00ad b\u0000c \ufeffd",
+    "special tokens": "[MASK] <s> </s> [SEP] <mask>",
+    "no spaces": "." * 700 + "ñ" * 300,
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("name", list(STRANGE))
+def test_strange_texts_have_a_vector_for_every_token(encoders, family, name):
+    nlp = make_nlp(encoders[family])
+    docs = list(nlp.pipe([STRANGE[name], SENTENCES[0], ""]))
+    for doc, vectors in zip(docs, token_vectors(nlp, docs)):
+        assert vectors.shape[0] == len(doc)
+        assert numpy.isfinite(vectors).all()
+        for token, vector in zip(doc, vectors):
+            if token.is_space:
+                assert not vector.any()
+    # The ordinary neighbour is not touched by the company.
+    numpy.testing.assert_allclose(
+        token_vectors(nlp, docs)[1], token_vectors(nlp, [nlp(SENTENCES[0])])[0], atol=1e-5
+    )
+
+
+def test_combining_accents_are_normalized(encoders):
+    nlp = make_nlp(encoders["bert"])
+    composed, decomposed = nlp("Perú"), nlp(unicodedata.normalize("NFD", "Perú"))
+    assert composed._.trf_data.wordpieces.strings == decomposed._.trf_data.wordpieces.strings
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_giant_token_is_not_truncated(encoders, family):
+    nlp = make_nlp(encoders[family])
+    word = "".join(random.Random(0).choices("abcdeñ", k=100_000))
+    doc = nlp.get_pipe("transformer")(Doc(nlp.vocab, words=["Hola", word, "adiós"]))
+    tokenizer = AutoTokenizer.from_pretrained(encoders[family])
+    if family != "roberta":  # its tokenizer wants to know about the space before each word
+        words = tokenizer([["Hola", word, "adiós"]], is_split_into_words=True, add_special_tokens=False).word_ids()
+        assert doc._.trf_data.align.lengths.tolist() == [words.count(i) for i in range(3)]
+    if family != "bert":  # WordPiece knows no words of over a hundred characters
+        assert doc._.trf_data.align.lengths[1] > 10_000
+    assert token_vectors(nlp, [doc])[0].shape == (3, 32)
+
+
+def test_spaces_reach_the_tokenizers_that_care(encoders):
+    nlp = make_nlp(encoders["roberta"])
+    spaced = nlp.get_pipe("transformer")(Doc(nlp.vocab, words=["la", "plaza"], spaces=[True, False]))
+    joined = nlp.get_pipe("transformer")(Doc(nlp.vocab, words=["la", "plaza"], spaces=[False, False]))
+    tokenizer = AutoTokenizer.from_pretrained(encoders["roberta"])
+    assert spaced._.trf_data.wordpieces.strings[0][1:-1] == tokenizer.tokenize("la plaza")
+    assert joined._.trf_data.wordpieces.strings[0][1:-1] == tokenizer.tokenize("la") + tokenizer.tokenize("plaza")
+
+
+def test_sequence_limits(encoders):
+    limits = {family: sequence_limit(load_checkpoint(encoders[family]).model) for family in FAMILIES}
+    assert limits == {"bert": 512, "roberta": 512, "xlm-roberta": 512, "albert": 512}
+    for family in FAMILIES:  # the longest window really runs
+        nlp = make_nlp(encoders[family])
+        assert len(nlp("sol " * 1_500)) == 1_500
+
+
+# --- loading ---------------------------------------------------------------------------------------------------------
+
+
+def old_bert(folder, *, vocab, layers, width=32):
+    """A checkpoint as they were in 2019: pytorch_model.bin with prefix and pretraining head, a config that says little."""
+    folder.mkdir()
+    config = BertConfig(
+        vocab_size=len(vocab),
+        hidden_size=width,
+        num_hidden_layers=layers,
+        num_attention_heads=width // 8 if width < 768 else 12,
+        intermediate_size=4 * width,
+        pad_token_id=1,
+    )
+    torch.manual_seed(0)
+    model = BertForMaskedLM(config)
+    state = {k.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): v
+             for k, v in model.state_dict().items()}  # fmt: skip
+    torch.save(state, folder / "pytorch_model.bin")
+    kept = ("attention_probs_dropout_prob", "hidden_act", "hidden_dropout_prob", "hidden_size", "initializer_range",
+            "intermediate_size", "max_position_embeddings", "num_attention_heads", "num_hidden_layers",
+            "type_vocab_size", "vocab_size")  # fmt: skip
+    (folder / "config.json").write_text(json.dumps({k: v for k, v in config.to_dict().items() if k in kept}))
+    (folder / "vocab.txt").write_text("\n".join(vocab) + "\n", encoding="utf8")
+    return model
+
+
+#: The beginning of BETO's vocabulary, and some words.
+BETO_SPECIALS = ["[MASK]", "[PAD]", "[EOS]", "[UNK]", "[CLS]", "[SEP]"]
+
+
+def check_old_bert(folder, model):
+    nlp = make_nlp(folder)
+    shim = nlp.get_pipe("transformer").model.shims[0]
+    assert shim.tokenizer.pad_token_id == shim.encoder.config.pad_token_id == 1
+    assert shim.encoder.embeddings.word_embeddings.padding_idx == 1
+    assert nlp("El Perú")._.trf_data.wordpieces.strings[0] == ["[CLS]", "El", "Perú", "[SEP]"]  # cased, accents kept
+    loaded = shim.encoder.state_dict()
+    wanted = {k[len("bert.") :]: v for k, v in model.state_dict().items() if k.startswith("bert.")}
+    assert set(loaded) == set(wanted)
+    assert all(torch.equal(loaded[name], wanted[name]) for name in wanted)
+    return nlp
+
+
+def test_a_checkpoint_of_betos_age_loads(tmp_path):
+    vocab = [*BETO_SPECIALS, "El", "el", "Perú", "##s", "plaza", ".", "ñ"]
+    model = old_bert(tmp_path / "beto", vocab=vocab, layers=2)
+    nlp = check_old_bert(tmp_path / "beto", model)
+    nlp.to_disk(tmp_path / "pipeline")
+    again = spacy.load(tmp_path / "pipeline")
+    assert again.get_pipe("transformer").model.shims[0].tokenizer.pad_token_id == 1
+    assert again("El Perú")._.trf_data.wordpieces.strings[0][1:-1] == ["El", "Perú"]
+
+
+def test_a_stand_in_of_betos_exact_shape_loads(shared, tmp_path):
+    vocab = (shared / "beto" / "vocab.txt").read_text(encoding="utf8").splitlines()
+    model = old_bert(tmp_path / "beto", vocab=vocab, layers=12, width=768)
+    shutil.copy(shared / "beto" / "config.json", tmp_path / "beto" / "config.json")
+    nlp = check_old_bert(tmp_path / "beto", model)
+    assert nlp.get_pipe("transformer").model.get_dim("nO") == 768
+    assert [i for i in nlp("¿Qué tal?")._.trf_data.wordpieces.input_ids[0][[0, -1]]] == [4, 5]
+
+
+def test_a_checkpoint_that_leaves_a_weight_unset_is_refused(encoders, tmp_path):
+    shutil.copytree(encoders["bert"], tmp_path / "bert")
+    model = AutoModel.from_pretrained(encoders["bert"], add_pooling_layer=False)
+    state = model.state_dict()
+    del state["encoder.layer.1.output.dense.weight"]
+    model.save_pretrained(tmp_path / "bert", state_dict=state)
+    with pytest.raises(EncoderError, match=r"B311.*1 weights.*encoder\.layer\.1\.output\.dense\.weight"):
+        make_nlp(tmp_path / "bert")
+
+
+def test_weights_of_another_shape_are_refused(encoders, tmp_path):
+    shutil.copytree(encoders["bert"], tmp_path / "bert")
+    config = json.loads((tmp_path / "bert" / "config.json").read_text())
+    config["intermediate_size"] = 48
+    (tmp_path / "bert" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(EncoderError, match="B307|B311"):
+        make_nlp(tmp_path / "bert")
+
+
+def test_weights_of_another_architecture_are_refused(encoders, tmp_path):
+    GPT2Model(GPT2Config(vocab_size=100, n_embd=32, n_layer=1, n_head=2)).save_pretrained(tmp_path / "gpt")
+    with pytest.raises(EncoderError, match="B308.*gpt2"):
+        make_nlp(tmp_path / "gpt")
+    for file in Path(encoders["bert"]).iterdir():  # a BERT by its config, something else by its weights
+        if file.name != "model.safetensors":
+            shutil.copy(file, tmp_path / "gpt" / file.name)
+    with pytest.raises(EncoderError, match="B311"):
+        make_nlp(tmp_path / "gpt")
+
+
+@pytest.mark.parametrize(
+    "prepare, code",
+    [
+        (lambda folder: (folder / "config.json").unlink(), "B303"),
+        (lambda folder: shutil.rmtree(folder), "B304"),
+        (lambda folder: (folder / "config.json").write_text("{"), "B307"),
+        (lambda folder: (folder / "model.safetensors").unlink(), "B307"),
+        (lambda folder: (folder / "model.safetensors").write_bytes(b"not weights"), "B307"),
+    ],
+    ids=["no config", "no folder", "broken config", "no weights", "broken weights"],
+)
+def test_a_broken_folder_gets_a_clear_message(encoders, tmp_path, prepare, code):
+    folder = tmp_path / "encoder"
+    shutil.copytree(encoders["bert"], folder)
+    prepare(folder)
+    with pytest.raises(EncoderError, match=code) as caught:
+        make_nlp(folder)
+    assert str(folder) in str(caught.value)
+
+
+def test_a_hub_that_cannot_be_reached_gets_a_clear_message():
+    with pytest.raises(EncoderError, match="B306.*nobody/no-such-encoder"):
+        make_nlp("nobody/no-such-encoder")
+
+
+def test_settings_are_checked(encoders):
+    with pytest.raises(EncoderError, match="B301"):
+        make_nlp(encoders["bert"], window=1_000)
+    with pytest.raises(EncoderError, match="B312"):
+        make_encoder("x", precision="fp8")
+    with pytest.raises(EncoderError, match="B314"):
+        make_encoder("x", batch_wordpieces=0)
+
+
+def test_build_encoder_is_deterministic_and_replaces_only_an_encoder(tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text("\n".join(SENTENCES * 2), encoding="utf8")
+    first, second = (build_encoder([text], tmp_path / name, vocabulary_size=300, width=16, layers=1) for name in "ab")
+    for name in ("model.safetensors", "tokenizer.json", "config.json"):
+        assert (first / name).read_bytes() == (second / name).read_bytes()
+    build_encoder([text], first, vocabulary_size=200, width=16, layers=1, seed=1)
+    assert (first / "model.safetensors").read_bytes() != (second / "model.safetensors").read_bytes()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "diary").write_text("")
+    with pytest.raises(ValueError, match="B319"):
+        build_encoder([text], tmp_path / "mine")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "b", "mine", "text.txt"]
+
+
+def test_vocabulary_round_trips_spanish(tmp_path):
+    texts = ["El pingüino ñandú ¿qué? ¡oh! corazón 😊 😊 €"] * 3
+    text = tmp_path / "text.txt"
+    text.write_text("\n".join(texts), encoding="utf8")
+    tokenizer = load_checkpoint(build_encoder([text], tmp_path / "e", vocabulary_size=300, width=16, layers=1)).tokenizer
+    pieces = tokenizer.tokenize(texts[0])
+    assert tokenizer.unk_token not in pieces
+    assert "".join(p.removeprefix("##") for p in pieces) == texts[0].replace(" ", "")

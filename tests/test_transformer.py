@@ -1,0 +1,357 @@
+"""The component: training through every head, saving, loading, long streams, and failing loudly."""
+
+import subprocess
+import sys
+import tracemalloc
+import warnings
+
+import numpy
+import pytest
+import spacy
+import torch
+from spacy.tokens import Doc, Span
+from spacy.training import Example
+from spacy_transformers.data_classes import TransformerData
+from thinc.api import fix_random_seed, get_current_ops
+
+from beto_spacy.encoder import DocGradients
+from beto_spacy.errors import BetoError, EncoderError
+
+LISTENER = {"@architectures": "beto_spacy.Listener.v1", "pooling": {"@layers": "reduce_mean.v1"}, "grad_factor": 1.0}
+TAGGER = {"@architectures": "spacy.Tagger.v2", "tok2vec": LISTENER}
+TRANSITIONS = {
+    "@architectures": "spacy.TransitionBasedParser.v2",
+    "extra_state_tokens": False,
+    "hidden_width": 32,
+    "maxout_pieces": 2,
+    "use_upper": False,
+    "tok2vec": LISTENER,
+}
+REDUCE = {
+    "@architectures": "spacy.TextCatReduce.v1",
+    "use_reduce_first": False,
+    "use_reduce_last": False,
+    "use_reduce_max": False,
+    "use_reduce_mean": True,
+    "tok2vec": LISTENER,
+}
+HEADS = {
+    "tagger": {"model": TAGGER},
+    "morphologizer": {"model": TAGGER},
+    "trainable_lemmatizer": {"model": TAGGER, "min_tree_freq": 1},
+    "parser": {"model": {**TRANSITIONS, "state_type": "parser"}, "min_action_freq": 1},
+    "ner": {"model": {**TRANSITIONS, "state_type": "ner"}},
+    "beto_textcat": {"model": {**REDUCE, "exclusive_classes": True}},
+    "textcat_multilabel": {"model": {**REDUCE, "exclusive_classes": False}},
+}
+
+
+def make_nlp(encoder, heads=tuple(HEADS), **settings):
+    fix_random_seed(0)
+    nlp = spacy.blank("es")
+    model = {"@architectures": "beto_spacy.Encoder.v1", "name": str(encoder), **settings}
+    nlp.add_pipe("beto_transformer", name="transformer", config={"model": model})
+    for head in heads:
+        nlp.add_pipe(head, config=HEADS[head])
+    return nlp
+
+
+def gold_docs(vocab):
+    rows = [
+        ("María vive en Lima . Pedro canta", "PROPN VERB ADP PROPN PUNCT PROPN VERB", "María vivir en Lima . Pedro cantar",
+         [1, 1, 3, 1, 1, 6, 6], "nsubj ROOT case obl punct nsubj ROOT", [(0, 1, "PER"), (3, 4, "LOC"), (5, 6, "PER")], "P"),
+        ("El Banco del Sur cerró", "DET PROPN ADP PROPN VERB", "el Banco de+el Sur cerrar",
+         [1, 4, 3, 1, 4], "det nsubj case nmod ROOT", [(1, 4, "ORG")], "N"),
+    ]  # fmt: skip
+    docs = []
+    for words, pos, lemmas, heads, deps, ents, label in rows:
+        pos, deps = pos.split(), deps.split()
+        doc = Doc(vocab, words=words.split(), pos=pos, tags=[p[0] for p in pos], lemmas=lemmas.split(), heads=heads,
+                  deps=deps, morphs=["Number=Sing" if p in ("PROPN", "VERB") else "" for p in pos])  # fmt: skip
+        doc.ents = [Span(doc, a, b, label=name) for a, b, name in ents]
+        doc.cats = {"P": float(label == "P"), "N": float(label == "N")}
+        docs.append(doc)
+    return docs
+
+
+def examples_of(nlp, docs):
+    return [Example(Doc(nlp.vocab, words=[t.text for t in doc], spaces=[bool(t.whitespace_) for t in doc]), doc) for doc in docs]
+
+
+def train(nlp, examples, steps):
+    optimizer = nlp.initialize(lambda: examples)
+    optimizer.learn_rate = 0.003
+    losses = []
+    for _ in range(steps):
+        step = {}
+        nlp.update(examples, sgd=False, losses=step, drop=0.0)
+        for _, pipe in nlp.pipeline:
+            pipe.finish_update(optimizer)
+        losses.append(step)
+    return losses
+
+
+@pytest.fixture(scope="module")
+def trained(encoders):
+    """A pipeline of all heads that has learnt two documents by heart."""
+    nlp = make_nlp(encoders["bert"])
+    train(nlp, examples_of(nlp, gold_docs(nlp.vocab)), 80)
+    return nlp
+
+
+def annotation(doc):
+    return {
+        "tokens": [(t.text, t.tag_, t.pos_, str(t.morph), t.lemma_, t.dep_, t.head.i, t.is_sent_start) for t in doc],
+        "ents": [(e.text, e.label_) for e in doc.ents],
+        "cats": {label: round(score, 4) for label, score in doc.cats.items()},
+    }
+
+
+def test_all_heads_learn_and_survive_saving(trained, tmp_path):
+    gold = gold_docs(trained.vocab)
+    texts = [doc.text for doc in gold]
+    docs = [trained(text) for text in texts]
+    for doc, wanted in zip(docs, gold):
+        expected, seen = annotation(wanted), annotation(doc)
+        assert seen["tokens"] == expected["tokens"]
+        assert seen["ents"] == expected["ents"]
+        assert {k for k, v in seen["cats"].items() if v > 0.5} == {k for k, v in expected["cats"].items() if v}
+    assert [annotation(d) for d in trained.pipe(texts)] == [annotation(d) for d in docs]
+
+    trained.to_disk(tmp_path / "model")
+    saved = {p.name for p in (tmp_path / "model" / "transformer" / "encoder").iterdir()}
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= saved
+    assert not [name for name in saved if name.endswith((".bin", ".pt", ".pkl"))]
+    for again in (spacy.load(tmp_path / "model"), spacy.blank("es").from_config(trained.config).from_bytes(trained.to_bytes())):
+        assert [annotation(d) for d in again.pipe(texts)] == [annotation(d) for d in docs]
+
+
+def test_the_encoder_is_an_ordinary_hugging_face_folder(trained, tmp_path):
+    from transformers import AutoModel, AutoTokenizer
+
+    trained.to_disk(tmp_path / "model")
+    folder = tmp_path / "model" / "transformer" / "encoder"
+    model, tokenizer = AutoModel.from_pretrained(folder, add_pooling_layer=False).eval(), AutoTokenizer.from_pretrained(folder)
+    with torch.no_grad():
+        expected = model(**tokenizer("María vive", return_tensors="pt")).last_hidden_state.numpy()
+    numpy.testing.assert_allclose(trained("María vive")._.trf_data.model_output.last_hidden_state, expected, atol=1e-5)
+
+
+def test_trained_weights_not_the_configs_encoder_are_loaded(trained, encoders, tmp_path):
+    """The folder that the config names may be gone: a trained pipeline has its encoder in itself."""
+    trained.to_disk(tmp_path / "model")
+    config = (tmp_path / "model" / "config.cfg").read_text(encoding="utf8")
+    (tmp_path / "model" / "config.cfg").write_text(config.replace(encoders["bert"], "gone/away"), encoding="utf8")
+    doc = spacy.load(tmp_path / "model")("María vive en Lima.")
+    numpy.testing.assert_allclose(doc._.trf_data.tensors[0], trained("María vive en Lima.")._.trf_data.tensors[0], atol=1e-6)
+
+
+@pytest.mark.parametrize("how", ["exclude", "disable", "order", "select"])
+def test_a_missing_transformer_is_an_error(trained, tmp_path, how):
+    trained.to_disk(tmp_path / "model")
+    if how == "order":
+        config = {"nlp.pipeline": ["tagger", "transformer"]}
+        nlp = spacy.load(tmp_path / "model", config=config)
+    elif how == "select":
+        nlp = spacy.load(tmp_path / "model")
+        nlp.disable_pipe("transformer")
+    else:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            nlp = spacy.load(tmp_path / "model", **{how: ["transformer"]})
+    with pytest.raises(EncoderError, match="B321.*did not run"):
+        nlp("María vive en Lima.")
+    with pytest.raises(EncoderError, match="B321"):
+        list(nlp.pipe(["María vive en Lima."]))
+
+
+def test_features_are_dropped_when_asked(trained, tmp_path):
+    assert isinstance(trained("Hola")._.trf_data, TransformerData)
+    trained.to_disk(tmp_path / "model")
+    nlp = spacy.load(tmp_path / "model")
+    nlp.add_pipe("doc_cleaner", config={"attrs": {"_.trf_data": None}})
+    doc = nlp("María vive en Lima.")
+    assert doc._.trf_data is None
+    assert annotation(doc) == annotation(trained("María vive en Lima."))
+
+
+# --- training --------------------------------------------------------------------------------------------------------
+
+
+def encoder_weights(nlp):
+    return {n: p.detach().clone() for n, p in nlp.get_pipe("transformer").model.shims[0].encoder.named_parameters()}
+
+
+def head_weights(nlp, name):
+    nodes = list(nlp.get_pipe(name).model.walk())
+    return [node.get_param(param).copy() for node in nodes for param in node.param_names if node.has_param(param)]
+
+
+@pytest.mark.parametrize("layer", ["tags", "deps", "ents", "cats"])
+def test_the_encoder_learns_from_any_layer_alone(encoders, layer):
+    """Heads without annotation stay silent, wherever they stand in the pipeline, and the others still teach."""
+    nlp = make_nlp(encoders["bert"])
+    full = gold_docs(nlp.vocab)
+    nlp.initialize(lambda: examples_of(nlp, full))
+    docs = []
+    for doc in full:
+        values = {"words": [t.text for t in doc], "spaces": [bool(t.whitespace_) for t in doc]}
+        if layer == "tags":
+            values["tags"] = [t.tag_ for t in doc]
+        if layer == "deps":
+            values.update(heads=[t.head.i for t in doc], deps=[t.dep_ for t in doc])
+        docs.append(Doc(nlp.vocab, **values))
+        if layer == "ents":
+            docs[-1].set_ents([Span(docs[-1], e.start, e.end, label=e.label) for e in doc.ents])
+        if layer == "cats":
+            docs[-1].cats = doc.cats
+    before = encoder_weights(nlp)
+    optimizer = nlp.create_optimizer()
+    heads_before = {name: head_weights(nlp, name) for name in HEADS}
+    nlp.update(examples_of(nlp, docs), sgd=False, drop=0.0)
+    for _, pipe in nlp.pipeline:
+        pipe.finish_update(optimizer)
+    after = encoder_weights(nlp)
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+    taught = {"tags": ["tagger"], "deps": ["parser"], "ents": ["ner"], "cats": ["beto_textcat", "textcat_multilabel"]}
+    for name, weights in heads_before.items():
+        same = all(map(numpy.array_equal, weights, head_weights(nlp, name)))
+        assert same == (name not in taught[layer]), name
+
+
+def test_gradients_equal_torchs_own(encoders):
+    """The gradient that a listener sends back reaches the weights as one backward pass would take it there."""
+    nlp = make_nlp(encoders["bert"], heads=["tagger"], window=20, context=2, batch_wordpieces=64)
+    nlp.initialize(lambda: examples_of(nlp, gold_docs(nlp.vocab)))
+    model = nlp.get_pipe("transformer").model
+    encoder = model.shims[0].encoder
+    for module in encoder.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    for layer in encoder.encoder.layer:
+        layer.attention.self.dropout_prob = 0.0
+    docs = [nlp.make_doc(text) for text in ("María vive en Lima . " * 6, "", "Hola", "   ")]
+    batch, backprop = model.begin_update(docs)
+    rng = numpy.random.default_rng(0)
+    states = [d.model_output.last_hidden_state for d in batch.doc_data if "last_hidden_state" in d.model_output]
+    gradients = [rng.normal(size=s.shape).astype("f") for s in states]
+    encoder.zero_grad()
+    backprop(DocGradients(gradients))
+    ours = {n: p.grad.clone() for n, p in encoder.named_parameters()}
+    encoder.zero_grad()
+    for data, gradient in zip((d for d in batch.doc_data if "last_hidden_state" in d.model_output), gradients):
+        ids = data.wordpieces.input_ids[0].tolist()
+        starts = [i for i, piece in enumerate(ids) if piece == model.shims[0].tokenizer.cls_token_id] + [len(ids)]
+        for start, end in zip(starts, starts[1:]):
+            state = encoder(input_ids=torch.tensor([ids[start:end]])).last_hidden_state
+            state.backward(torch.tensor(gradient[:, start:end]))
+    for name, parameter in encoder.named_parameters():
+        torch.testing.assert_close(ours[name], parameter.grad, atol=1e-4, rtol=1e-4)
+
+
+def test_training_lowers_every_loss_with_the_plain_api_too(encoders):
+    nlp = make_nlp(encoders["roberta"])
+    examples = examples_of(nlp, gold_docs(nlp.vocab))
+    optimizer = nlp.initialize(lambda: examples)
+    optimizer.learn_rate = 0.003
+    history = [nlp.update(examples, sgd=optimizer, losses={}) for _ in range(30)]
+    for head in HEADS:
+        assert history[-1][head] < 0.8 * history[0][head], head
+
+
+def test_an_answer_that_comes_too_late_is_an_error(encoders):
+    nlp = make_nlp(encoders["bert"], heads=["tagger", "ner"])
+    examples = examples_of(nlp, gold_docs(nlp.vocab))
+    optimizer = nlp.initialize(lambda: examples)
+    transformer = nlp.get_pipe("transformer")
+    transformer.update(examples)
+    nlp.get_pipe("tagger").update(examples)
+    transformer.finish_update(optimizer)
+    with pytest.raises(BetoError, match="B322"):
+        nlp.get_pipe("ner").update(examples)
+
+
+def test_a_head_can_have_an_encoder_of_its_own(trained, tmp_path):
+    trained.to_disk(tmp_path / "model")
+    nlp = spacy.load(tmp_path / "model")
+    nlp.replace_listeners("transformer", "ner", ["model.tok2vec"])
+    assert nlp.config["components"]["ner"]["model"]["tok2vec"]["@architectures"] == "beto_spacy.EncoderTok2Vec.v1"
+    nlp.to_disk(tmp_path / "replaced")
+    again = spacy.load(tmp_path / "replaced")
+    text = gold_docs(trained.vocab)[0].text
+    assert annotation(again(text)) == annotation(trained(text))
+    again.remove_pipe("transformer")
+    alone = spacy.load(tmp_path / "replaced", exclude=[n for n in again.pipe_names if n != "ner"] + ["transformer"])
+    assert [e.text for e in alone(text).ents] == ["María", "Lima", "Pedro"]
+
+
+# --- size ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_document_of_a_million_characters(encoders):
+    """No truncation, no crash; beyond the features themselves, memory is bounded by the batch."""
+    nlp = make_nlp(encoders["bert"], heads=[])
+    nlp.initialize()
+    transformer = nlp.get_pipe("transformer")
+    words = ("la plaza del Perú " * 56_000).split()
+    doc = Doc(nlp.vocab, words=words)
+    assert len(doc.text) > 1_000_000
+    transformer(doc)
+    data = doc._.trf_data
+    assert len(data.align.lengths) == len(doc)
+    assert data.align.lengths.min() >= 1
+    assert data.align.dataXd.max() < data.wordpieces.input_ids.shape[1]
+
+
+def test_memory_of_words_without_spaces_is_bounded_by_batches(encoders):
+    nlp = make_nlp(encoders["bert"], heads=[])
+    nlp.initialize()
+    shim = nlp.get_pipe("transformer").model.shims[0]
+    shapes = []
+    forward = shim._forward
+    shim._forward = lambda ids, mask: shapes.append(ids.shape) or forward(ids, mask)
+    doc = Doc(nlp.vocab, words=["plaza"] * 30_000, spaces=[False] * 30_000)
+    nlp.get_pipe("transformer")(doc)
+    assert max(rows * length for rows, length in shapes) <= 512
+    assert len(doc._.trf_data.align.lengths) == 30_000
+    assert doc._.trf_data.model_output.last_hidden_state.nbytes < 1.1 * 4 * 32 * 30_000 * doc._.trf_data.align.lengths[0]
+
+
+def test_a_long_stream_keeps_memory_flat(trained, tmp_path):
+    trained.to_disk(tmp_path / "model")
+    nlp = spacy.load(tmp_path / "model")
+    nlp.add_pipe("doc_cleaner", config={"attrs": {"_.trf_data": None}})
+    texts = ("María vive en Lima. " * 5 for _ in range(600))
+    tracemalloc.start()
+    try:
+        for i, _ in enumerate(nlp.pipe(texts, batch_size=16)):
+            if i == 200:
+                early = tracemalloc.get_traced_memory()[0]
+        late = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert late < early + 500_000
+
+
+def test_processes(trained):
+    text = "María vive en Lima."
+    nlp = spacy.blank("es").from_config(trained.config).from_bytes(trained.to_bytes())
+    nlp.add_pipe("doc_cleaner", config={"attrs": {"_.trf_data": None}})
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # a forked process can't use the threads of its parent
+    try:
+        docs = list(nlp.pipe([text] * 6, n_process=2, batch_size=2))
+    finally:
+        torch.set_num_threads(threads)
+    assert [annotation(d) for d in docs] == [annotation(trained(text))] * 6
+
+
+def test_no_import_of_ours_is_needed(trained, tmp_path):
+    trained.to_disk(tmp_path / "model")
+    code = (
+        "import spacy, sys; assert 'beto_spacy' not in sys.modules; "
+        f"nlp = spacy.load({str(tmp_path / 'model')!r}); print([e.text for e in nlp('María vive en Lima .').ents])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert "'María'" in done.stdout, done.stderr
+    assert get_current_ops().name == "numpy"
