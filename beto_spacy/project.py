@@ -11,6 +11,7 @@ import sys
 import sysconfig
 import tempfile
 import venv
+import zipfile
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Union
 
@@ -56,10 +57,7 @@ def fetch_assets(
     project = Path(project)
     config = load_project_config(project, overrides=overrides or {})
     assets = [asset for asset in config.get("assets", []) if not asset.get("extra")]
-    if mirror:
-        for asset in assets:
-            _copy_asset(Path(mirror) / Path(asset["dest"]).relative_to("assets"), project / asset["dest"])
-    else:
+    if not mirror:
         try:
             project_assets(project, overrides=overrides or {})
         except (Exception, SystemExit) as error:
@@ -69,8 +67,15 @@ def fetch_assets(
                 "Check the network, or name a folder that has them with --mirror.",
                 path=project / "project.yml",
             ) from error
+    places = []
     for asset in assets:
         dest = project / asset["dest"]
+        if mirror:
+            # A mirror may have the contents of an archive instead of it.
+            source = Path(mirror) / Path(asset["dest"]).relative_to("assets")
+            if dest.suffix == ".zip" and not source.exists():
+                source, dest = source.with_suffix(""), dest.with_suffix("")
+            _copy_asset(source, dest)
         if not dest.exists():
             raise ProjectError(
                 "B502",
@@ -78,28 +83,51 @@ def fetch_assets(
                 f"Get it from its owners ({asset.get('description', 'see project.yml')}) and put it there.",
                 path=dest,
             )
-        if asset.get("checksum") and get_checksum(dest) != asset["checksum"]:
+        if dest.is_file() and asset.get("checksum") and get_checksum(dest) != asset["checksum"]:
             raise ProjectError(
                 "B503",
                 "The asset differs from the one that project.yml describes (checksum).",
                 "Remove it and fetch it again, or correct the checksum if its owners released another one.",
                 path=dest,
             )
-    return [project / asset["dest"] for asset in assets]
+        if dest.suffix == ".zip":
+            dest = _unpack(dest)
+        places.append(dest)
+    return places
 
 
 def _copy_asset(source: Path, dest: Path) -> None:
+    """Copy a file, or the files of a folder; each appears when it is complete."""
     if not source.exists():
         raise ProjectError("B504", "The mirror lacks this asset.", f"Put it there, for '{dest}'.", path=source)
-    dest.parent.mkdir(parents=True, exist_ok=True)
+    if source.is_dir():
+        for file in sorted(source.iterdir()):
+            _copy_asset(file, dest / file.name)
+        return
     part = dest.with_name(f".{dest.name}.part")
     try:
+        dest.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, part)
         os.replace(part, dest)
     except OSError as error:
         raise ProjectError("B505", f"The asset could not be copied ({error}).", "Free some space.", path=dest) from error
     finally:
         part.unlink(missing_ok=True)
+
+
+def _unpack(archive: Path) -> Path:
+    """Unpack a zip file that holds a folder of its own name, beside it."""
+    folder = archive.with_suffix("")
+    try:
+        with tempfile.TemporaryDirectory(prefix=".unpack-", dir=archive.parent) as part:
+            with zipfile.ZipFile(archive) as contents:
+                contents.extractall(part)
+            _copy_asset(Path(part) / folder.name, folder)
+    except (OSError, zipfile.BadZipFile) as error:
+        raise ProjectError(
+            "B516", f"The archive could not be unpacked ({error}).", "Remove it and fetch it again.", path=archive
+        ) from error
+    return folder
 
 
 def package_version(version: str, encoder: str) -> str:
