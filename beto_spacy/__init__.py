@@ -6,4 +6,7 @@ factories and the registered functions are found through the entry points in ``s
 
 __version__ = "0.1.0"
 
+#: The small encoder of our own. What is built on it carries the local version label `+mini`.
+EMBEDDED_ENCODER = "beto-mini"
+
 __all__ = ["__version__"]

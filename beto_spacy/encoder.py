@@ -16,6 +16,7 @@ from itertools import chain as flatten
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
 
+import huggingface_hub
 import numpy
 import srsly
 import torch
@@ -29,6 +30,7 @@ from thinc.types import Floats2d, Ragged
 from transformers import CONFIG_MAPPING, AutoModel, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerFast
 from transformers.modeling_outputs import ModelOutput
 
+from . import EMBEDDED_ENCODER
 from .errors import EncoderError
 from .windows import INSIDE_TOKEN, PUNCTUATION, SENTENCE, TOKEN, Window, check_window, cut_windows, length_buckets
 
@@ -74,7 +76,7 @@ def resolve_encoder(name: Union[str, Path]) -> str:
     if (EMBEDDED / name).is_dir():
         return str(EMBEDDED / name)
     looks_like_path = name.startswith((".", "~", "/")) or name.count("/") > 1 or ("/" in name and path.parent.is_dir())
-    if looks_like_path or path.is_absolute():
+    if looks_like_path or path.is_absolute() or name == EMBEDDED_ENCODER:
         raise EncoderError(
             "B304",
             f"There is no encoder '{name}': neither a folder here nor one that comes with beto_spacy.",
@@ -96,18 +98,18 @@ def load_checkpoint(name: Union[str, Path]) -> Checkpoint:
     source = resolve_encoder(name)
     remote = not Path(source).is_dir()
     try:
-        config_dict, _ = PretrainedConfig.get_config_dict(source)
-        config = _make_config(source, config_dict)
-        tokenizer = _load_tokenizer(source, config)
-        config.pad_token_id = tokenizer.pad_token_id
-        if tokenizer.backend_tokenizer.get_vocab_size() > config.vocab_size:
-            raise EncoderError(
-                "B305",
-                f"The tokenizer of '{name}' has {tokenizer.backend_tokenizer.get_vocab_size()} wordpieces, its model "
-                f"only {config.vocab_size}.",
-                "The files of two checkpoints were mixed; take them all from one.",
-            )
-        with _quiet_transformers():  # what is unset or left over is dealt with below
+        with _quiet_hub():  # what is missing or left over is said here, in one message
+            config_dict, _ = PretrainedConfig.get_config_dict(source)
+            config = _make_config(source, config_dict)
+            tokenizer = _load_tokenizer(source, config)
+            config.pad_token_id = tokenizer.pad_token_id
+            n_pieces = tokenizer.backend_tokenizer.get_vocab_size()
+            if n_pieces > config.vocab_size:
+                raise EncoderError(
+                    "B305",
+                    f"The tokenizer of '{name}' has {n_pieces} wordpieces, its model only {config.vocab_size}.",
+                    "The files of two checkpoints were mixed; take them all from one.",
+                )
             model, loading = AutoModel.from_pretrained(
                 source, config=config, output_loading_info=True, **_without_pooler(config)
             )
@@ -130,13 +132,17 @@ def load_checkpoint(name: Union[str, Path]) -> Checkpoint:
 
 
 @contextmanager
-def _quiet_transformers() -> Iterator[None]:
-    verbosity = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity_error()
+def _quiet_hub() -> Iterator[None]:
+    """Keep the warnings of the libraries that fetch and load a checkpoint off the screen."""
+    libraries = (transformers.logging, huggingface_hub.logging)
+    before = [library.get_verbosity() for library in libraries]
+    for library in libraries:
+        library.set_verbosity_error()
     try:
         yield
     finally:
-        transformers.logging.set_verbosity(verbosity)
+        for library, verbosity in zip(libraries, before):
+            library.set_verbosity(verbosity)
 
 
 def _first_line(error: BaseException) -> str:

@@ -17,12 +17,12 @@ from typing import Any, Dict, List, Optional, Sequence, Union
 
 import srsly
 
+from . import EMBEDDED_ENCODER
 from .errors import ProjectError
 
 #: What every pipeline package is called, whatever it was trained on.
 PACKAGE = "es_beto_trf"
-#: The encoder whose packages carry a local version label, and the label.
-EMBEDDED_ENCODER, EMBEDDED_LABEL = "beto-mini", "mini"
+EMBEDDED_LABEL = "mini"
 
 _SMOKE = """
 import json, sys

@@ -2,6 +2,9 @@
 
 import os
 import re
+import shutil
+import subprocess
+import sys
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -124,3 +127,42 @@ def shared():
     if not SHARED.is_dir():
         pytest.skip("the real corpora are not here (a folder shared/data beside the project)")
     return SHARED
+
+
+# --- the project -------------------------------------------------------------------------------------------------------
+
+ROOT = Path(__file__).resolve().parents[1]
+STEPS = ("convert-sample", "encoder", "check", "train", "evaluate", "package")
+
+
+def run(*command, cwd, **kwargs):
+    """Run a command as a user would; returns the finished process with its output."""
+    environment = {**os.environ, "PYTHONIOENCODING": "utf8", **kwargs.pop("env", {})}
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, env=environment, encoding="utf8", **kwargs)
+
+
+def spacy_project(folder, step, *options):
+    return run(sys.executable, "-m", "spacy", "project", "run", step, str(folder), *options, cwd=folder)
+
+
+@pytest.fixture(scope="session")
+def project(tmp_path_factory):
+    """A copy of the project in which the steps of the quick start ran, with a short training; it's left as it is."""
+    folder = tmp_path_factory.mktemp("project")
+    for name in ("project.yml", "configs", "corpus/sample"):
+        source, dest = ROOT / name, folder / name
+        shutil.copytree(source, dest) if source.is_dir() else shutil.copy(source, dest)
+    for step in STEPS:
+        done = spacy_project(folder, step, "--vars.max_steps", "60", "--vars.eval_frequency", "30")
+        assert done.returncode == 0, f"{step}:\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    return folder
+
+
+@pytest.fixture(scope="session")
+def installed(project, tmp_path_factory):
+    """A folder that has the project's package installed, for PYTHONPATH."""
+    folder = tmp_path_factory.mktemp("site")
+    (wheel,) = (project / "packages").glob("*.whl")
+    done = run(sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-index", "--target", str(folder), str(wheel), cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder

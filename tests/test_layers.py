@@ -1,0 +1,74 @@
+"""Who may import whom: modules only import from the layers below their own."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import beto_spacy
+
+ROOT = Path(beto_spacy.__file__).parent
+LAYERS = [
+    {"errors"},
+    {"formats", "windows"},
+    {"corpus", "encoder"},
+    {"transformer", "listener", "heads.textcat"},
+    {"pretrain", "evaluate", "benchmark", "annotate", "project"},
+    {"cli"},
+]
+LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
+MODULES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts): path
+    for path in sorted(ROOT.rglob("*.py"))
+    if not path.name.startswith("__")
+}
+
+
+def imports_of(name):
+    """Our own modules that a module imports, anywhere in it."""
+    package = ["beto_spacy", *name.split(".")[:-1]]
+    for node in ast.walk(ast.parse(MODULES[name].read_text(encoding="utf8"))):
+        if isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            target = [*base, *(node.module or "").split(".")]
+            names = [".".join([*target, alias.name]) for alias in node.names] + [".".join(target)]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        else:
+            continue
+        yield from (n[len("beto_spacy.") :].strip(".") for n in names if n.startswith("beto_spacy."))
+
+
+def test_every_module_has_its_layer():
+    assert set(MODULES) == set(LEVEL)
+
+
+@pytest.mark.parametrize("name", list(MODULES))
+def test_imports_go_down(name):
+    for other in imports_of(name):
+        if other in LEVEL:
+            assert LEVEL[other] < LEVEL[name], f"{name} imports {other}"
+
+
+def test_names_and_help_need_no_torch():
+    code = "import sys, beto_spacy, beto_spacy.cli; assert not {'torch', 'spacy', 'transformers', 'matplotlib'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_all_is_what_there_is():
+    assert all(hasattr(beto_spacy, name) for name in beto_spacy.__all__)
+
+
+def test_messages_have_codes_of_their_own():
+    """No code stands for two messages."""
+    seen = {}
+    for name, path in MODULES.items():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf8"))):
+            if isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+                code = node.args[0].value
+                if isinstance(code, str) and len(code) == 4 and code[0] == "B" and code[1:].isdigit():
+                    message = ast.dump(node.args[1]) if len(node.args) > 1 else ""
+                    assert seen.setdefault(code, (name, message)) == (name, message), f"{code} in {name} and {seen[code][0]}"
+    assert seen
