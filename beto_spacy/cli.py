@@ -33,6 +33,70 @@ def main() -> None:
     """spaCy pipelines on BETO, the Spanish BERT: corpora in, trained and packaged pipelines out."""
 
 
+@main.command("convert")
+@click.argument("sources", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("dest", type=click.Path(path_type=Path))
+@click.option("--format", help="conllu, iob, brat, jsonl, csv, tsv, lines or squad; detected if not given.")
+@click.option("--n-sents", type=int, help="Sentences a document; by default 10 for CoNLL-U and 1 otherwise.")
+@click.option("--slice", help="Take some records only: start:stop[:step], or !start:stop[:step] for all the others.")
+@click.option("--encoding", default="utf-8", show_default=True)
+@click.option("--lang", default="es", show_default=True, help="Whose tokenizer splits texts that have no tokens.")
+@click.option("--strict", is_flag=True, help="Fail on anything that would only be reported.")
+@click.option("--repair", is_flag=True, default=None, help="Accept entity tags that don't follow their scheme (I- after O).")
+@click.option("--tag-column", help="Columns: the one with the tags, counted from 0, or 'none'.")
+@click.option("--keep-subtokens", is_flag=True, help="CoNLL-U: keep the words of contractions and enclitics apart.")
+@click.option("--text-column", help="CSV and TSV: name or number of the column.")
+@click.option("--label-column", help="CSV and TSV: name or number of the column.")
+@click.option("--id-column", help="CSV and TSV: name or number of the column.")
+@click.option("--header", type=click.Choice(["auto", "yes", "no"]), help="CSV and TSV: whether the first line has names.")
+@click.option("--label-separator", help="CSV and TSV: what separates several labels of a text.")
+@click.option("--quoting", type=click.Choice(["auto", "double", "none"]), help='CSV and TSV: what the sign " does.')
+@click.option("--labels", help="Categories: the only labels there are, separated by commas.")
+@click.option("--labels-path", type=click.Path(path_type=Path), help="Categories: a file with a label a line beside the texts.")
+@click.option("--label-names", help="Categories: names of labels that are numbers, separated by commas.")
+def convert_command(sources: Tuple[Path, ...], dest: Path, slice: Optional[str], **options: Any) -> None:
+    """Turn SOURCES, corpora in a public format, into the spaCy file DEST, and say what was seen.
+
+    CoNLL-U, CoNLL-2002/IOB/IOBES columns, brat, categories in JSONL, CSV, TSV or parallel files, SQuAD JSON.
+    """
+    from .corpus import convert
+
+    if options.pop("keep_subtokens"):
+        options["merge_subtokens"] = False
+    for name in ("labels", "label_names"):
+        if options[name] is not None:
+            options[name] = [part.strip() for part in options[name].split(",")]
+    if options["tag_column"] is not None:
+        number = options["tag_column"]
+        options["tag_column"] = None if number == "none" else int(number) if number.lstrip("-").isdigit() else number
+        given_tag_column = True
+    else:
+        given_tag_column = False
+    options = {k: v for k, v in options.items() if v is not None or (k == "tag_column" and given_tag_column)}
+    click.echo(convert(sources, dest, slice=slice, **options))
+
+
+@main.command("evaluate")
+@click.argument("model")
+@click.argument("corpora", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--output", required=True, type=click.Path(path_type=Path), help="The folder for the report.")
+@click.option("--plots/--no-plots", default=None, help="Draw plots, or not; by default if matplotlib is there.")
+@click.option("--gpu", default=-1, show_default=True, help="Number of the GPU; -1 for the CPU.")
+@click.option("--batch-size", type=int, help="Documents a batch; by default the pipeline's own.")
+@click.option("--runs", default=3, show_default=True, help="Timed runs over each corpus; 0 to measure no speed.")
+@click.option("--gold-tokens", is_flag=True, help="Annotate the corpus' own tokens instead of its text.")
+@click.option("--title", help="Heading of the report.")
+def evaluate_command(
+    model: str, corpora: Tuple[Path, ...], output: Path, gpu: int, runs: int, **options: Any
+) -> None:
+    """Score MODEL (a package or a folder) on CORPORA: report.json, report.md and plots in a folder."""
+    from .evaluate import evaluate_model, render_summary
+
+    report = evaluate_model(model, corpora, output, gpu_id=gpu, n_words_per_second_runs=runs, **options)
+    click.echo(render_summary(report))
+    click.echo(f"Report: {output / 'report.md'}")
+
+
 @main.command("build-encoder")
 @click.argument("texts", nargs=-1, type=click.Path(path_type=Path))
 @click.argument("dest", type=click.Path(path_type=Path))

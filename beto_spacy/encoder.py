@@ -442,6 +442,8 @@ class EncoderShim(PyTorchShim):
         self.encoder.save_pretrained(path, safe_serialization=True)
         assert self.tokenizer is not None
         self.tokenizer.save_pretrained(path)
+        for file in path.iterdir():  # safetensors writes files that nobody else may read
+            file.chmod(0o644)
 
     def load_folder(self, path: Path) -> None:
         """Read what `save_folder` wrote. Raises EncoderError as `load_checkpoint` does."""

@@ -13,13 +13,16 @@ from pathlib import Path
 from typing import Iterable, Iterator, Optional, Sequence, Union
 
 import torch
+from spacy.vocab import Vocab
 from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers, processors
 from tokenizers.models import WordPiece
 from tokenizers.trainers import WordPieceTrainer
 from transformers import BertConfig, BertModel, BertTokenizerFast
 
+from .corpus import read_docs
+from .encoder import Checkpoint, EncoderShim
 from .errors import EncoderError, FormatError, ProjectError
-read_records = None  # TEMP
+from .formats import read_records
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 #: The rarest characters of a large text are left to [UNK].
@@ -30,14 +33,16 @@ _OPENERS = {".txt": open, ".xz": lzma.open, ".gz": gzip.open}
 def read_texts(paths: Iterable[Union[str, Path]]) -> Iterator[str]:
     """Read paragraphs of text, one by one.
 
-    paths: Plain text (``.txt``, ``.txt.xz``, ``.txt.gz``), one paragraph a line; or corpora in a format that
-        ``beto-spacy convert`` knows, of which the text is taken.
+    paths: Plain text (``.txt``, ``.txt.xz``, ``.txt.gz``), one paragraph a line; or corpora, of which only the text is
+        taken: ``.spacy`` files, folders of them, or a format that ``beto-spacy convert`` knows.
     Raises FormatError for a file that is missing, empty or not in its format.
     """
     for path in map(Path, paths):
-        if path.suffix not in _OPENERS:
-            for record in read_records(path):
-                yield record.text
+        if path.suffix == ".spacy" or (path.is_dir() and any(path.rglob("*.spacy"))):
+            yield from (doc.text for doc in read_docs(path, Vocab()))
+            continue
+        if path.suffix not in _OPENERS or ".tar" in path.suffixes:
+            yield from (record.text for record in read_records(path, on_problem=lambda problem: None))
             continue
         try:
             with _OPENERS[path.suffix](path, "rt", encoding="utf8") as lines:  # type: ignore[operator]
@@ -164,12 +169,13 @@ def build_encoder(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = BertModel(config, add_pooling_layer=False)
+    tokenizer.model_max_length = max_length
+    shim = EncoderShim()
+    shim.set_checkpoint(Checkpoint(model, tokenizer))
     dest.parent.mkdir(parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(prefix=f".{dest.name}-", dir=dest.parent))
     try:
-        model.save_pretrained(part, safe_serialization=True)
-        tokenizer.model_max_length = max_length
-        tokenizer.save_pretrained(part)
+        shim.save_folder(part)
         part.chmod(0o755)
         if dest.exists():
             shutil.rmtree(dest)
