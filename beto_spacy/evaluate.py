@@ -80,6 +80,7 @@ __all__ = [
     "make_examples",
     "pipeline_layers",
     "render_markdown",
+    "render_summary",
     "score_docs",
     "sentence_scores",
     "spacy_scores",
@@ -1241,8 +1242,9 @@ def render_markdown(report: Scores) -> str:
     lines = [f"# {report.get('title') or 'Evaluation'}", ""]
     facts = [(key, model.get(key)) for key in ("name", "version", "lang")]
     facts += [(key, ", ".join(model.get(key) or ())) for key in ("pipeline", "layers")]
-    lines += [f"- {key}: {value}" for key, value in facts if value]
-    lines += ["", "Scores are in per cent. What gold doesn't annotate is left out, never counted as wrong.", ""]
+    given = [f"- {key}: {value}" for key, value in facts if value]
+    lines += [*given, ""] if given else []
+    lines += ["Scores are in per cent. What gold doesn't annotate is left out, never counted as wrong.", ""]
     lines += [text for note in report.get("notes", ()) for text in (f"Note: {note}", "")]
     names = report["corpora"]
     if len(names) > 1:
@@ -1256,6 +1258,23 @@ def render_markdown(report: Scores) -> str:
             if plot.split("--")[0] == slugs[name]:
                 lines += [f"![{Path(plot).stem}](plots/{plot})", ""]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def render_summary(report: Scores) -> str:
+    """The scores that sum up each corpus, as aligned plain text for a terminal; in per cent.
+
+    report: As `evaluate_model` returns it.
+    """
+    lines = []
+    for name, entry in report["corpora"].items():
+        rows = [(f"{layer} ({measure})", _percent(value)) for layer, measure, value in _headlines(entry)]
+        rate = entry["speed"].get("words_per_second")
+        if rate is not None:
+            rows.append(("Words a second (median)", f"{rate:.0f}"))
+        width = max((len(label) for label, _ in rows), default=0)
+        lines += [f"{name}: {entry['documents']} documents, {entry['tokens']} tokens"]
+        lines += [f"  {label.ljust(width)}  {value:>6}" for label, value in rows]
+    return "\n".join([*lines, *report.get("notes", ())])
 
 
 def _render_corpus(entry: Scores) -> List[str]:
@@ -1422,7 +1441,7 @@ def _draw_bars(path: Path, title: str, labels: Iterable[str], series: Dict[str, 
         bars = axes.barh(places, [100 * value for value in values], height, label=name)
         axes.bar_label(bars, fmt="%.1f", padding=2, fontsize=7)
     axes.set_yticks(range(len(labels)), labels=labels, parse_math=False)
-    axes.invert_yaxis()
+    axes.set_ylim(len(labels) - 0.4, -0.6)
     axes.set_xlim(0, 108)
     axes.set_xlabel("per cent")
     axes.set_title(title, parse_math=False)

@@ -34,6 +34,7 @@ from beto_spacy.evaluate import (
     make_examples,
     pipeline_layers,
     render_markdown,
+    render_summary,
     score_docs,
     sentence_scores,
     tokenization_scores,
@@ -1047,6 +1048,11 @@ def test_evaluate_model_writes_its_report(tmp_path, corpora):
     speed = full["speed"]
     assert speed["words"] == 19 and len(speed["seconds"]) == 2 and speed["device"] == "cpu" and speed["threads"] >= 1
     assert 0 < speed["min"] <= speed["words_per_second"] <= speed["max"]
+    summary = render_summary(report).splitlines()
+    assert summary[0] == "todo: 3 documents, 19 tokens" and "nombres: 1 documents, 3 tokens" in summary
+    assert "  Part of speech (accuracy)         78.95" in summary and summary[-1].startswith(
+        "  Words a second (median)"
+    )
     text = (output / "report.md").read_text(encoding="utf8")
     assert text.startswith("# Prueba\n") and "| Part of speech | accuracy | 78.95 |" in text
     assert "![todo--entities](plots/todo--entities.png)" in text and "| Gold | N | P |" in text
@@ -1183,6 +1189,21 @@ def test_words_per_second_counts_words_and_takes_the_median(monkeypatch):
     speed = words_per_second(nlp, [nlp.make_doc("uno  dos tres"), nlp.make_doc("cuatro\n")], runs=3, batch_size=7)
     assert speed["words"] == 4 and speed["seconds"] == [2.0, 1.0, 4.0] and speed["batch_size"] == 7
     assert (speed["words_per_second"], speed["min"], speed["max"]) == (2.0, 1.0, 4.0)
+
+
+@pytest.mark.parametrize("warm_up", [True, False])
+def test_warming_up_is_not_timed(monkeypatch, warm_up):
+    nlp, events = spacy.blank("es"), []
+    annotate = nlp.pipe
+
+    def pipe(texts, **options):
+        events.append(len(texts))
+        return annotate(texts, **options)
+
+    monkeypatch.setattr(nlp, "pipe", pipe)
+    monkeypatch.setattr(module.time, "perf_counter", lambda: events.append("clock") or float(len(events)))
+    speed = words_per_second(nlp, [nlp.make_doc("uno")] * 70, runs=1, warm_up=warm_up)
+    assert events == [64] * warm_up + ["clock", 70, "clock"] and speed["words"] == 70
 
 
 def test_numbers_that_json_lacks_become_null():
