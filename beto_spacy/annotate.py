@@ -11,7 +11,7 @@ from spacy.language import Language
 from spacy.tokens import Doc
 from thinc.api import require_cpu
 
-from .errors import ProjectError
+from .errors import EncoderError, ProjectError
 
 
 def load_pipeline(model: Union[str, Path], *, gpu: int = -1) -> Language:
@@ -28,21 +28,26 @@ def load_pipeline(model: Union[str, Path], *, gpu: int = -1) -> Language:
             raise ProjectError(
                 "B512",
                 f"GPU {gpu} can't be used ({error}).",
-                "Install the extra for your CUDA, such as pip install 'beto-spacy[cuda12x]', or take the CPU: --gpu -1.",
+                "Install the extra for your CUDA, such as pip install 'beto-spacy[cuda12x]', or take the CPU: -1.",
             ) from error
     else:
         require_cpu()
+    if not Path(model).is_dir() and not spacy.util.is_package(str(model)):
+        raise ProjectError(
+            "B513",
+            f"There is no pipeline '{model}': neither a folder nor an installed package.",
+            "Check the path, or install the package's wheel.",
+        )
     try:
         return spacy.load(model)
-    except OSError as error:
-        if not Path(model).is_dir() and not spacy.util.is_package(str(model)):
-            raise ProjectError(
-                "B513",
-                f"There is no pipeline '{model}': neither a folder nor an installed package.",
-                "Check the path, or install the package's wheel.",
-            ) from error
+    except EncoderError:
+        raise
+    except Exception as error:  # a broken folder, config or package fails with whatever its loading code raises
         raise ProjectError(
-            "B514", f"The pipeline can't be loaded ({error}).", "Check that its folder is complete.", path=model
+            "B514",
+            f"The pipeline can't be loaded ({type(error).__name__}: {error}).",
+            "Give a folder that nlp.to_disk wrote, complete, or an installed package.",
+            path=model,
         ) from error
 
 
@@ -50,7 +55,15 @@ def render_doc(doc: Doc) -> str:
     """Lay out what a pipeline says of a text: a row a token, then sentences, entities and categories."""
     columns = ["token", "lemma", "pos", "tag", "morph", "dep", "head"]
     rows = [
-        [t.text.replace("\n", "\u23ce"), t.lemma_, t.pos_, t.tag_, str(t.morph), t.dep_, t.head.text if t.has_dep() else ""]
+        [
+            t.text.replace("\n", "\u23ce"),
+            t.lemma_,
+            t.pos_,
+            t.tag_,
+            str(t.morph),
+            t.dep_,
+            t.head.text if t.has_dep() else "",
+        ]
         for t in doc
     ]
     table = [columns, *rows]

@@ -41,7 +41,9 @@ def _add_heads(nlp: Language, listener: Dict[str, Any]) -> None:
     }
     for name in ("tagger", "morphologizer", "trainable_lemmatizer"):
         nlp.add_pipe(name, config={"model": tagger})
-    nlp.add_pipe("parser", config={"model": {**transitions, "state_type": "parser", "hidden_width": 128, "maxout_pieces": 3}})
+    nlp.add_pipe(
+        "parser", config={"model": {**transitions, "state_type": "parser", "hidden_width": 128, "maxout_pieces": 3}}
+    )
     nlp.add_pipe("ner", config={"model": {**transitions, "state_type": "ner", "hidden_width": 64, "maxout_pieces": 2}})
 
 
@@ -151,8 +153,8 @@ def compare(
 def render_comparison(result: Dict[str, Any]) -> str:
     """Lay out what `compare` measured as Markdown."""
     lines = [
-        f"{result['texts']} texts, {result['words']} words, {result['runs']} alternated runs, {result['threads']} threads, "
-        f"fp32 CPU, {'encoder and heads' if result['heads'] else 'encoder only'}",
+        f"{result['texts']} texts, {result['words']} words, {result['runs']} alternated runs, "
+        f"{result['threads']} threads, fp32 CPU, {'encoder and heads' if result['heads'] else 'encoder only'}",
         "",
         "| component | words a second (median) | lowest | highest |",
         "| --- | ---: | ---: | ---: |",
@@ -161,7 +163,10 @@ def render_comparison(result: Dict[str, Any]) -> str:
         figures = result[name]
         lines.append(f"| {label} | {figures['median']:.0f} | {figures['lowest']:.0f} | {figures['highest']:.0f} |")
     ratio = result["ratio"]
-    lines += ["", f"Ratio, run by run: {ratio['median']:.2f} (lowest {ratio['lowest']:.2f}, highest {ratio['highest']:.2f})"]
+    lines += [
+        "",
+        f"Ratio, run by run: {ratio['median']:.2f} (lowest {ratio['lowest']:.2f}, highest {ratio['highest']:.2f})",
+    ]
     return "\n".join(lines)
 
 

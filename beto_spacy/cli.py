@@ -42,17 +42,23 @@ def main() -> None:
 @click.option("--encoding", default="utf-8", show_default=True)
 @click.option("--lang", default="es", show_default=True, help="Whose tokenizer splits texts that have no tokens.")
 @click.option("--strict", is_flag=True, help="Fail on anything that would only be reported.")
-@click.option("--repair", is_flag=True, default=None, help="Accept entity tags that don't follow their scheme (I- after O).")
+@click.option(
+    "--repair", is_flag=True, default=None, help="Accept entity tags that don't follow their scheme (I- after O)."
+)
 @click.option("--tag-column", help="Columns: the one with the tags, counted from 0, or 'none'.")
 @click.option("--keep-subtokens", is_flag=True, help="CoNLL-U: keep the words of contractions and enclitics apart.")
 @click.option("--text-column", help="CSV and TSV: name or number of the column.")
 @click.option("--label-column", help="CSV and TSV: name or number of the column.")
 @click.option("--id-column", help="CSV and TSV: name or number of the column.")
-@click.option("--header", type=click.Choice(["auto", "yes", "no"]), help="CSV and TSV: whether the first line has names.")
+@click.option(
+    "--header", type=click.Choice(["auto", "yes", "no"]), help="CSV and TSV: whether the first line has names."
+)
 @click.option("--label-separator", help="CSV and TSV: what separates several labels of a text.")
 @click.option("--quoting", type=click.Choice(["auto", "double", "none"]), help='CSV and TSV: what the sign " does.')
 @click.option("--labels", help="Categories: the only labels there are, separated by commas.")
-@click.option("--labels-path", type=click.Path(path_type=Path), help="Categories: a file with a label a line beside the texts.")
+@click.option(
+    "--labels-path", type=click.Path(path_type=Path), help="Categories: a file with a label a line beside the texts."
+)
 @click.option("--label-names", help="Categories: names of labels that are numbers, separated by commas.")
 def convert_command(sources: Tuple[Path, ...], dest: Path, slice: Optional[str], **options: Any) -> None:
     """Turn SOURCES, corpora in a public format, into the spaCy file DEST, and say what was seen.
@@ -86,9 +92,7 @@ def convert_command(sources: Tuple[Path, ...], dest: Path, slice: Optional[str],
 @click.option("--runs", default=3, show_default=True, help="Timed runs over each corpus; 0 to measure no speed.")
 @click.option("--gold-tokens", is_flag=True, help="Annotate the corpus' own tokens instead of its text.")
 @click.option("--title", help="Heading of the report.")
-def evaluate_command(
-    model: str, corpora: Tuple[Path, ...], output: Path, gpu: int, runs: int, **options: Any
-) -> None:
+def evaluate_command(model: str, corpora: Tuple[Path, ...], output: Path, gpu: int, runs: int, **options: Any) -> None:
     """Score MODEL (a package or a folder) on CORPORA: report.json, report.md and plots in a folder."""
     from .evaluate import evaluate_model, render_summary
 
@@ -179,13 +183,17 @@ def show_command(model: str, text: str, gpu: int) -> None:
 @click.option("--batch-wordpieces", default=512, show_default=True)
 @click.option("--output", type=click.Path(path_type=Path), help="Write the figures as JSON.")
 def benchmark_command(
-    encoder: str, texts: Tuple[Path, ...], limit: int, runs: int, heads: bool, batch_wordpieces: int, output: Optional[Path]
+    encoder: str,
+    texts: Tuple[Path, ...],
+    limit: int,
+    runs: int,
+    heads: bool,
+    batch_wordpieces: int,
+    output: Optional[Path],
 ) -> None:
     """Compare words a second with spacy-transformers' own component on the same weights, ENCODER, over TEXTS."""
     from .benchmark import compare, read_lines, render_comparison, write_comparison
 
-    result = compare(
-        encoder, read_lines(texts, limit=limit), runs=runs, heads=heads, batch_wordpieces=batch_wordpieces
-    )
+    result = compare(encoder, read_lines(texts, limit=limit), runs=runs, heads=heads, batch_wordpieces=batch_wordpieces)
     click.echo(render_comparison(result))
     write_comparison(result, output)

@@ -26,7 +26,7 @@ from spacy.tokens import Doc
 from spacy_transformers.data_classes import FullTransformerBatch, TransformerData, WordpieceBatch
 from spacy_transformers.layers import split_trf_batch
 from thinc.api import Model, PyTorchGradScaler, PyTorchShim, chain, get_torch_default_device, torch2xp, xp2torch
-from thinc.types import Floats2d, Ragged
+from thinc.types import Ragged
 from transformers import CONFIG_MAPPING, AutoModel, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerFast
 from transformers.modeling_outputs import ModelOutput
 
@@ -186,7 +186,7 @@ def _load_tokenizer(source: str, config: PretrainedConfig) -> PreTrainedTokenize
         raise EncoderError(
             "B310",
             f"The tokenizer of '{source}' has no padding token.",
-            "Add \"pad_token\" to its tokenizer_config.json or special_tokens_map.json.",
+            'Add "pad_token" to its tokenizer_config.json or special_tokens_map.json.',
         )
     return tokenizer
 
@@ -272,7 +272,9 @@ class Wordpieces:
             keys = [(orth, False) for orth in orths]
         pieces = [self._cache.get(key) for key in keys]
         if None in pieces:
-            pieces = [self._lookup(doc, i, key) if ids is None else ids for i, (key, ids) in enumerate(zip(keys, pieces))]
+            pieces = [
+                self._lookup(doc, i, key) if ids is None else ids for i, (key, ids) in enumerate(zip(keys, pieces))
+            ]
         lengths = numpy.fromiter(map(len, pieces), dtype="i4", count=len(pieces))
         return list(flatten.from_iterable(pieces)), lengths
 
@@ -352,7 +354,8 @@ class EncoderBatch(FullTransformerBatch):
     def unsplit_by_doc(self, arrays: List[List[Any]]) -> "DocGradients":
         """Gather the gradients of the documents that have features, in order.
 
-        arrays: For each of these documents, its gradients; the first is that of the features. *Shape:* (1, n_rows, width)
+        arrays: For each of these documents, its gradients; the first is that of the features, *shape:*
+            (1, n_rows, width).
         """
         return DocGradients([array[0] for array in arrays])
 

@@ -53,13 +53,13 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, Collection, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple, Union
 
-import spacy
 from spacy.language import Language
 from spacy.scorer import Scorer, get_ner_prf
 from spacy.tokens import Doc, Token
 from spacy.training import Example
 from thinc.api import get_current_ops
 
+from .annotate import load_pipeline
 from .errors import BetoError, CorpusError, ProjectError
 
 __all__ = [
@@ -935,28 +935,6 @@ def words_per_second(
     }
 
 
-def _load(model: Union[str, Path, Language], gpu_id: int) -> Language:
-    if isinstance(model, Language):
-        return model
-    if gpu_id >= 0:
-        try:
-            spacy.require_gpu(gpu_id)
-        except Exception as error:
-            raise ProjectError(
-                "B403",
-                f"GPU {gpu_id} can't be used ({error}).",
-                "Install the extra for your CUDA, or take the CPU: -1.",
-            ) from error
-    try:
-        return spacy.load(model)
-    except Exception as error:  # a broken folder, config or package fails with whatever its loading code raises
-        raise ProjectError(
-            "B404",
-            f"The pipeline '{model}' can't be loaded ({type(error).__name__}: {error}).",
-            "Give a folder that nlp.to_disk wrote, or the name of an installed pipeline package.",
-        ) from error
-
-
 def _name_corpora(corpora: Union[Mapping[str, Any], Sequence[Any]]) -> Dict[str, Path]:
     if isinstance(corpora, Mapping):
         named = [(str(name), Path(path)) for name, path in corpora.items()]
@@ -1082,7 +1060,7 @@ def evaluate_model(
     corpora: DocBin files, or folders of them; named by their file names, or by the keys of a mapping.
     output: The folder to write to; it is made if it isn't there.
     plots: True: draw them; False: don't; None: if matplotlib is there.
-    gpu_id: Number of the GPU to load the pipeline on; -1: where spaCy is set to. A loaded pipeline stays where it is.
+    gpu_id: Number of the GPU to load the pipeline on; -1 for the CPU. A loaded pipeline stays where it is.
     batch_size: Documents a batch; None: the pipeline's own.
     warm_up: Annotate some documents, untimed, before the timed runs.
     n_words_per_second_runs: Timed runs over each corpus; 0: measure no speed.
@@ -1109,7 +1087,7 @@ def evaluate_model(
             )
         drawn = False
         notes.append("No plots were drawn: matplotlib isn't installed (pip install 'beto_spacy[plots]').")
-    nlp = _load(model, gpu_id)
+    nlp = model if isinstance(model, Language) else load_pipeline(model, gpu=gpu_id)
     golds = {name: list(read_docs(path, nlp.vocab)) for name, path in paths.items()}
     entries = {}
     layers: set = set()

@@ -683,7 +683,7 @@ def _conllu_record(
     def top(words: List[int]) -> int:
         """The highest word of a range in the tree, the first of several."""
         outside = [w for w in words if heads[w] == w or heads[w] not in words]
-        return min(outside or words[:1], key=lambda w: w)
+        return min(outside or words[:1], key=lambda w: _depth(w, heads))
 
     tops = [top(words) if words else -1 for _, words, _ in out]
 

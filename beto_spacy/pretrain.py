@@ -108,7 +108,9 @@ def load_vocabulary(path: Union[str, Path]) -> BertTokenizerFast:
     try:
         pieces = Path(path).read_text(encoding="utf8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise FormatError("B323", f"The vocabulary could not be read ({error}).", "Check the path.", path=path) from error
+        raise FormatError(
+            "B323", f"The vocabulary could not be read ({error}).", "Check the path.", path=path
+        ) from error
     missing = [token for token in SPECIAL_TOKENS if token not in pieces]
     if missing:
         raise FormatError(
@@ -181,7 +183,9 @@ def build_encoder(
             shutil.rmtree(dest)
         part.rename(dest)
     except OSError as error:
-        raise ProjectError("B320", f"The encoder could not be written ({error}).", "Free some space.", path=dest) from error
+        raise ProjectError(
+            "B320", f"The encoder could not be written ({error}).", "Free some space.", path=dest
+        ) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return dest

@@ -110,7 +110,9 @@ def _copy_asset(source: Path, dest: Path) -> None:
         shutil.copyfile(source, part)
         os.replace(part, dest)
     except OSError as error:
-        raise ProjectError("B505", f"The asset could not be copied ({error}).", "Free some space.", path=dest) from error
+        raise ProjectError(
+            "B505", f"The asset could not be copied ({error}).", "Free some space.", path=dest
+        ) from error
     finally:
         part.unlink(missing_ok=True)
 
@@ -151,7 +153,9 @@ def build_package(model: Union[str, Path], output: Union[str, Path], *, version:
 
     model, output = Path(model), Path(output)
     if not (model / "meta.json").is_file() or not (model / "config.cfg").is_file():
-        raise ProjectError("B506", "There is no trained pipeline.", "Train one first: its folder has meta.json.", path=model)
+        raise ProjectError(
+            "B506", "There is no trained pipeline.", "Train one first: its folder has meta.json.", path=model
+        )
     config = (model / "config.cfg").read_text(encoding="utf8")
     encoder = _encoder_name(config)
     meta = srsly.read_json(model / "meta.json")
@@ -164,7 +168,12 @@ def build_package(model: Union[str, Path], output: Union[str, Path], *, version:
     with tempfile.TemporaryDirectory(prefix=".package-", dir=output) as folder:
         try:
             package(
-                model, Path(folder), name=name, version=package_version(version, encoder), create_sdist=False, silent=True
+                model,
+                Path(folder),
+                name=name,
+                version=package_version(version, encoder),
+                create_sdist=False,
+                silent=True,
             )
             (source,) = (path.parent for path in Path(folder).glob("*/setup.py"))
             _run([sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, str(source)])
@@ -195,7 +204,8 @@ def _run(command: Sequence[str], **kwargs: Any) -> str:
     if done.returncode:
         raise ProjectError(
             "B509",
-            f"'{' '.join(map(str, command[:4]))} ...' failed with exit code {done.returncode}:\n{done.stdout.strip()}\n",
+            f"'{' '.join(map(str, command[:4]))} ...' failed with exit code {done.returncode}:\n"
+            f"{done.stdout.strip()}\n",
             "Mend what its last lines say.",
         )
     return done.stdout
@@ -224,16 +234,32 @@ def smoke_test(wheel: Union[str, Path], text: str, *, isolated: bool = False) ->
     with tempfile.TemporaryDirectory(prefix="beto-smoke-") as folder:
         venv.create(folder, with_pip=isolated, symlinks=os.name != "nt")
         scripts, site = (
-            Path(sysconfig.get_path(key, "venv", vars={"base": folder, "platbase": folder})) for key in ("scripts", "purelib")
+            Path(sysconfig.get_path(key, "venv", vars={"base": folder, "platbase": folder}))
+            for key in ("scripts", "purelib")
         )
-        python = str(scripts / Path(sys.executable).name) if (scripts / Path(sys.executable).name).exists() else str(
-            scripts / "python"
+        python = (
+            str(scripts / Path(sys.executable).name)
+            if (scripts / Path(sys.executable).name).exists()
+            else str(scripts / "python")
         )
         if isolated:
             _run([python, "-m", "pip", "install", "--quiet", str(wheel)])
         else:
             site.mkdir(parents=True, exist_ok=True)
-            _run([sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", str(site), str(wheel)])
+            _run(
+                [
+                    sys.executable,
+                    "-m",
+                    "pip",
+                    "install",
+                    "--quiet",
+                    "--no-deps",
+                    "--no-index",
+                    "--target",
+                    str(site),
+                    str(wheel),
+                ]
+            )
             # A name that sorts last: what is installed in the new environment comes first.
             borrowed = [path for path in sys.path if path and Path(path).is_dir() and Path(path) != Path.cwd()]
             (site / "zz_borrowed.pth").write_text("\n".join(borrowed), encoding="utf8")
@@ -241,13 +267,17 @@ def smoke_test(wheel: Union[str, Path], text: str, *, isolated: bool = False) ->
         out = _run([python, "-W", "ignore", "-c", _SMOKE, PACKAGE, text], cwd=folder, env=environment)
         seen = srsly.json_loads(out.strip().splitlines()[-1])
     if not seen["tokens"] or not any(token[2] or token[1] for token in seen["tokens"]):
-        raise ProjectError("B511", "The installed pipeline annotated nothing.", "Train it on annotated text.", path=wheel)
+        raise ProjectError(
+            "B511", "The installed pipeline annotated nothing.", "Train it on annotated text.", path=wheel
+        )
     return seen
 
 
 def install_wheel(wheel: Union[str, Path]) -> Path:
-    """Install a pipeline's wheel in this environment, without touching anything else. Raises ProjectError if it fails."""
+    """Install a pipeline's wheel in this environment, and nothing else. Raises ProjectError if that fails."""
     wheel = find_wheel(wheel)
-    _run([sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--force-reinstall", str(wheel)])
+    _run(
+        [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--force-reinstall", str(wheel)]
+    )
     importlib.invalidate_caches()
     return wheel

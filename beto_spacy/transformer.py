@@ -126,9 +126,7 @@ class BetoTransformer(Transformer):
         if self._pending is not None and self._pending.gradients:
             self._pending.finish()
 
-    def initialize(
-        self, get_examples: Callable[[], Iterable[Example]], *, nlp: Optional[Language] = None
-    ) -> None:
+    def initialize(self, get_examples: Callable[[], Iterable[Example]], *, nlp: Optional[Language] = None) -> None:
         """Load the encoder that the config names, and connect the listeners."""
         super().initialize(get_examples, nlp=nlp)
         self._set_width()

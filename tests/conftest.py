@@ -62,7 +62,10 @@ def _roberta(folder, texts):
     tokenizer.decoder = decoders.ByteLevel()
     specials = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
     trainer = trainers.BpeTrainer(
-        vocab_size=500, special_tokens=specials, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+        vocab_size=500,
+        special_tokens=specials,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
     tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), add_prefix_space=False)
@@ -75,12 +78,9 @@ def _unigram(texts, specials, normalizer, pre_tokenizer):
     tokenizer.normalizer = normalizer
     tokenizer.pre_tokenizer = pre_tokenizer
     tokenizer.decoder = decoders.Metaspace()
-    trainer = trainers.UnigramTrainer(
-        vocab_size=300, special_tokens=specials, unk_token="<unk>", show_progress=False
-    )
-    # Punctuation apart, as in the real vocabularies, where words with a mark glued to them are too rare for a piece.
-    words = [f" {word} " for text in texts for word in pre_tokenizers.BertPreTokenizer().pre_tokenize_str(text)]
-    tokenizer.train_from_iterator([text for text in texts], trainer)
+    trainer = trainers.UnigramTrainer(vocab_size=300, special_tokens=specials, unk_token="<unk>", show_progress=False)
+    # Punctuation apart: as in the real vocabularies, a word with a mark glued to it is no piece.
+    tokenizer.train_from_iterator([re.sub(r"([^\w\s])", r" \1 ", text) for text in texts], trainer)
     return tokenizer
 
 
@@ -129,7 +129,7 @@ def shared():
     return SHARED
 
 
-# --- the project -------------------------------------------------------------------------------------------------------
+# --- the project -----------------------------------------------------------------------------------------------------
 
 ROOT = Path(__file__).resolve().parents[1]
 STEPS = ("convert-sample", "encoder", "check", "train", "evaluate", "package")
@@ -163,6 +163,18 @@ def installed(project, tmp_path_factory):
     """A folder that has the project's package installed, for PYTHONPATH."""
     folder = tmp_path_factory.mktemp("site")
     (wheel,) = (project / "packages").glob("*.whl")
-    done = run(sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-index", "--target", str(folder), str(wheel), cwd=folder)
+    done = run(
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "-q",
+        "--no-deps",
+        "--no-index",
+        "--target",
+        str(folder),
+        str(wheel),
+        cwd=folder,
+    )
     assert done.returncode == 0, done.stderr
     return folder

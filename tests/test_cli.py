@@ -56,7 +56,11 @@ def test_convert_the_sample(tmp_path, name):
 
 BAD = {
     "columns": ("bad.conllu", b"1\tHola\thola\tINTJ\n\n", ":1:"),
-    "cycle": ("bad.conllu", b"".join(b"%d\ta\ta\tX\t_\t_\t%d\tdep\t_\t_\n" % p for p in [(1, 2), (2, 1), (3, 0)]), ":1:"),
+    "cycle": (
+        "bad.conllu",
+        b"".join(b"%d\ta\ta\tX\t_\t_\t%d\tdep\t_\t_\n" % p for p in [(1, 2), (2, 1), (3, 0)]),
+        ":1:",
+    ),
     "ids": ("bad.conllu", b"1\ta\ta\tX\t_\t_\t0\troot\t_\t_\n3\tb\tb\tX\t_\t_\t1\tdep\t_\t_\n", ":2:"),
     "latin-1": ("bad.conllu", "1\taño\taño\tNOUN\t_\t_\t0\troot\t_\t_\n".encode("latin-1"), "latin-1"),
     "empty": ("bad.conllu", b"", "bad.conllu"),
@@ -70,7 +74,13 @@ BAD = {
 def test_bad_corpora_leave_nothing(tmp_path, name):
     file, content, expected = BAD[name]
     (tmp_path / file).write_bytes(content)
-    options = ["--labels", "P,N"] if name == "unknown label" else ["--text-column", "texto"] if name == "unknown column" else []
+    options = (
+        ["--labels", "P,N"]
+        if name == "unknown label"
+        else ["--text-column", "texto"]
+        if name == "unknown column"
+        else []
+    )
     (tmp_path / "old.spacy").write_bytes(b"old")
     message = failure("convert", tmp_path / file, tmp_path / "old.spacy", *options)
     assert expected in message and file in message
@@ -111,7 +121,9 @@ def test_a_full_disk(tmp_path):
 
 def test_models_encoders_and_outputs_that_are_not_there(tmp_path):
     assert "B513" in failure("show", "no_such_package")
-    assert "no_such_package" in failure("evaluate", "no_such_package", SAMPLE / "dev.spacy", "--output", tmp_path / "out")
+    assert "no_such_package" in failure(
+        "evaluate", "no_such_package", SAMPLE / "dev.spacy", "--output", tmp_path / "out"
+    )
     assert "B506" in failure("package", tmp_path, tmp_path / "out")
     assert "B510" in failure("smoke", tmp_path)
     assert "B504" in failure("assets", ROOT, "--mirror", tmp_path / "empty")
@@ -130,8 +142,8 @@ def test_show(project):
 
 def test_evaluate_without_plots(project, tmp_path):
     result = beto(
-        "evaluate", project / "training" / "model-best", project / "corpus" / "test" / "entities.spacy", "--output", tmp_path / "out",
-        "--no-plots", "--runs", "0", "--title", "Una prueba",
+        "evaluate", project / "training" / "model-best", project / "corpus" / "test" / "entities.spacy",
+        "--output", tmp_path / "out", "--no-plots", "--runs", "0", "--title", "Una prueba",
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["report.json", "report.md"]
@@ -140,7 +152,17 @@ def test_evaluate_without_plots(project, tmp_path):
 
 
 def test_benchmark(encoders, tmp_path):
-    result = beto("benchmark", encoders["bert"], SAMPLE / "dev.tsv", "--runs", "1", "--limit", "10", "--output", tmp_path / "b.json")
+    result = beto(
+        "benchmark",
+        encoders["bert"],
+        SAMPLE / "dev.tsv",
+        "--runs",
+        "1",
+        "--limit",
+        "10",
+        "--output",
+        tmp_path / "b.json",
+    )
     assert result.exit_code == 0, result.output
     figures = json.loads((tmp_path / "b.json").read_text())
     assert figures["texts"] == 10 and figures["words"] > 50 and figures["ratio"]["median"] > 0
@@ -148,6 +170,14 @@ def test_benchmark(encoders, tmp_path):
 
 
 def test_errors_come_without_a_traceback_in_a_real_process(tmp_path):
-    done = run(sys.executable, "-m", "beto_spacy", "convert", str(tmp_path / "nothing.conllu"), str(tmp_path / "x.spacy"), cwd=tmp_path)
+    done = run(
+        sys.executable,
+        "-m",
+        "beto_spacy",
+        "convert",
+        str(tmp_path / "nothing.conllu"),
+        str(tmp_path / "x.spacy"),
+        cwd=tmp_path,
+    )
     assert done.returncode == 1 and "Traceback" not in done.stderr and done.stderr.count("\n") <= 2
     assert isinstance(done, subprocess.CompletedProcess)

@@ -43,7 +43,9 @@ def test_token_vectors_are_the_means_of_hugging_faces_wordpieces(encoders, famil
     tokenizer = AutoTokenizer.from_pretrained(encoders[family])
     docs = list(nlp.pipe(SENTENCES))
     for doc, ours in zip(docs, token_vectors(nlp, docs)):
-        encoding = tokenizer(doc.text, return_offsets_mapping=True, return_special_tokens_mask=True, return_tensors="pt")
+        encoding = tokenizer(
+            doc.text, return_offsets_mapping=True, return_special_tokens_mask=True, return_tensors="pt"
+        )
         offsets = encoding.pop("offset_mapping")[0].tolist()
         special = encoding.pop("special_tokens_mask")[0].tolist()
         with torch.no_grad():
@@ -96,7 +98,9 @@ def test_context_changes_the_edges_of_windows_but_not_the_alignment(encoders):
     plain, with_context = (make_nlp(encoders["bert"], window=34, context=c) for c in (0, 8))
     a, b = plain(text)._.trf_data, with_context(text)._.trf_data
     assert b.wordpieces.input_ids.shape[1] > a.wordpieces.input_ids.shape[1]
-    assert [b.wordpieces.input_ids[0, r] for r in b.align.dataXd] == [a.wordpieces.input_ids[0, r] for r in a.align.dataXd]
+    assert [b.wordpieces.input_ids[0, r] for r in b.align.dataXd] == [
+        a.wordpieces.input_ids[0, r] for r in a.align.dataXd
+    ]
 
 
 STRANGE = {
@@ -123,9 +127,7 @@ def test_strange_texts_have_a_vector_for_every_token(encoders, family, name):
             if token.is_space:
                 assert not vector.any()
     # The ordinary neighbour is not touched by the company.
-    numpy.testing.assert_allclose(
-        token_vectors(nlp, docs)[1], token_vectors(nlp, [nlp(SENTENCES[0])])[0], atol=1e-5
-    )
+    numpy.testing.assert_allclose(token_vectors(nlp, docs)[1], token_vectors(nlp, [nlp(SENTENCES[0])])[0], atol=1e-5)
 
 
 def test_combining_accents_are_normalized(encoders):
@@ -169,7 +171,7 @@ def test_sequence_limits(encoders):
 
 
 def old_bert(folder, *, vocab, layers, width=32):
-    """A checkpoint as they were in 2019: pytorch_model.bin with prefix and pretraining head, a config that says little."""
+    """A checkpoint as they were in 2019: pytorch_model.bin with prefix and head, a config that says little."""
     folder.mkdir()
     config = BertConfig(
         vocab_size=len(vocab),
@@ -311,7 +313,9 @@ def test_vocabulary_round_trips_spanish(tmp_path):
     texts = ["El pingüino ñandú ¿qué? ¡oh! corazón 😊 😊 €"] * 3
     text = tmp_path / "text.txt"
     text.write_text("\n".join(texts), encoding="utf8")
-    tokenizer = load_checkpoint(build_encoder([text], tmp_path / "e", vocabulary_size=300, width=16, layers=1)).tokenizer
+    tokenizer = load_checkpoint(
+        build_encoder([text], tmp_path / "e", vocabulary_size=300, width=16, layers=1)
+    ).tokenizer
     pieces = tokenizer.tokenize(texts[0])
     assert tokenizer.unk_token not in pieces
     assert "".join(p.removeprefix("##") for p in pieces) == texts[0].replace(" ", "")

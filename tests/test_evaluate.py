@@ -1095,8 +1095,8 @@ def test_bad_input_is_refused(tmp_path, corpora):
     taken = tmp_path / "taken"
     taken.write_text("mine")
     cases = [
-        (ProjectError, "B404.*'nowhere'", dict(model="nowhere")),
-        (ProjectError, "B404", dict(model=tmp_path)),
+        (ProjectError, "B513.*'nowhere'", dict(model="nowhere")),
+        (ProjectError, "B514", dict(model=tmp_path)),
         (ProjectError, "B407.*folder", dict(output=taken)),
         (ProjectError, "B407.*folder", dict(output=taken / "deeper")),
         (CorpusError, "B405", dict(corpora=[])),
@@ -1104,7 +1104,7 @@ def test_bad_input_is_refused(tmp_path, corpora):
         (CorpusError, "B201", dict(corpora=[tmp_path / "none.spacy"])),
         (ProjectError, "B408", dict(batch_size=0)),
         (ProjectError, "B408", dict(n_words_per_second_runs=-1)),
-        (ProjectError, "B403", dict(model="nowhere", gpu_id=99)),
+        (ProjectError, "B512", dict(model="nowhere", gpu_id=99)),
     ]
     for kind, message, change in cases:
         arguments = {"model": nlp, "corpora": corpora, "output": output, "plots": False, **change}

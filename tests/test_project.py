@@ -49,7 +49,15 @@ def test_the_package_works_in_a_new_environment(project):
 
 def test_loading_the_package_is_silent_of_our_warnings(installed):
     code = "import warnings, spacy; spacy.load('es_beto_trf')('Hola, Lima.')"
-    done = run("python" if False else steps.sys.executable, "-W", "error", "-c", code, cwd=installed, env={"PYTHONPATH": str(installed)})
+    done = run(
+        "python" if False else steps.sys.executable,
+        "-W",
+        "error",
+        "-c",
+        code,
+        cwd=installed,
+        env={"PYTHONPATH": str(installed)},
+    )
     assert done.returncode == 0, done.stderr
     assert "beto" not in done.stderr
 
@@ -73,7 +81,8 @@ def test_training_can_go_on_after_it_ran(project):
 
 def _train_command(project):
     return (
-        steps.sys.executable, "-m", "spacy", "train", "configs/train.cfg", "--output", "twice", "--paths.train", "corpus/train",
+        steps.sys.executable, "-m", "spacy", "train", "configs/train.cfg", "--output", "twice",
+        "--paths.train", "corpus/train",
         "--paths.dev", "corpus/dev", "--training.max_steps", "3", "--training.eval_frequency", "3",
         "--nlp.pipeline", '["transformer","ner","doc_cleaner"]',
     )  # fmt: skip
@@ -146,7 +155,7 @@ def test_packaging_that_fails_leaves_what_was_there(project, tmp_path, monkeypat
         steps.build_package(tmp_path, out, version="0.1.0")
     for failure in (ProjectError("B509", "no", "no"), KeyboardInterrupt(), OSError(28, "No space left on device")):
 
-        def fail(*args, **kwargs):
+        def fail(*args, failure=failure, **kwargs):
             raise failure
 
         monkeypatch.setattr(steps, "_run", fail)

@@ -56,7 +56,10 @@ def test_the_workflows_are_documented(tmp_path):
 
 
 def test_links_inside_the_readme_lead_somewhere():
-    headings = {re.sub(r"[^\w -]", "", h.lower()).strip().replace(" ", "-") for h in re.findall(r"^#+ (.*)$", README, flags=re.MULTILINE)}
+    headings = {
+        re.sub(r"[^\w -]", "", h.lower()).strip().replace(" ", "-")
+        for h in re.findall(r"^#+ (.*)$", README, flags=re.MULTILINE)
+    }
     for target in re.findall(r"\]\(#([^)]+)\)", README):
         assert target in headings, target
     for target in re.findall(r"\]\((?!https?:|#)([^)]+)\)", README):

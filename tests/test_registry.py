@@ -13,7 +13,9 @@ GROUPS = {
     "spacy_readers": "readers",
     "spacy_scorers": "scorers",
 }
-ADVERTISED = [e for group in [*GROUPS, "console_scripts"] for e in entry_points(group=group) if e.value.startswith("beto_spacy")]
+ADVERTISED = [
+    e for group in [*GROUPS, "console_scripts"] for e in entry_points(group=group) if e.value.startswith("beto_spacy")
+]
 
 
 def test_the_installation_advertises_every_kind():

@@ -58,8 +58,9 @@ def make_nlp(encoder, heads=tuple(HEADS), **settings):
 
 def gold_docs(vocab):
     rows = [
-        ("María vive en Lima . Pedro canta", "PROPN VERB ADP PROPN PUNCT PROPN VERB", "María vivir en Lima . Pedro cantar",
-         [1, 1, 3, 1, 1, 6, 6], "nsubj ROOT case obl punct nsubj ROOT", [(0, 1, "PER"), (3, 4, "LOC"), (5, 6, "PER")], "P"),
+        ("María vive en Lima . Pedro canta", "PROPN VERB ADP PROPN PUNCT PROPN VERB",
+         "María vivir en Lima . Pedro cantar", [1, 1, 3, 1, 1, 6, 6], "nsubj ROOT case obl punct nsubj ROOT",
+         [(0, 1, "PER"), (3, 4, "LOC"), (5, 6, "PER")], "P"),
         ("El Banco del Sur cerró", "DET PROPN ADP PROPN VERB", "el Banco de+el Sur cerrar",
          [1, 4, 3, 1, 4], "det nsubj case nmod ROOT", [(1, 4, "ORG")], "N"),
     ]  # fmt: skip
@@ -75,7 +76,10 @@ def gold_docs(vocab):
 
 
 def examples_of(nlp, docs):
-    return [Example(Doc(nlp.vocab, words=[t.text for t in doc], spaces=[bool(t.whitespace_) for t in doc]), doc) for doc in docs]
+    return [
+        Example(Doc(nlp.vocab, words=[t.text for t in doc], spaces=[bool(t.whitespace_) for t in doc]), doc)
+        for doc in docs
+    ]
 
 
 def train(nlp, examples, steps):
@@ -122,7 +126,10 @@ def test_all_heads_learn_and_survive_saving(trained, tmp_path):
     saved = {p.name for p in (tmp_path / "model" / "transformer" / "encoder").iterdir()}
     assert {"config.json", "model.safetensors", "tokenizer.json"} <= saved
     assert not [name for name in saved if name.endswith((".bin", ".pt", ".pkl"))]
-    for again in (spacy.load(tmp_path / "model"), spacy.blank("es").from_config(trained.config).from_bytes(trained.to_bytes())):
+    for again in (
+        spacy.load(tmp_path / "model"),
+        spacy.blank("es").from_config(trained.config).from_bytes(trained.to_bytes()),
+    ):
         assert [annotation(d) for d in again.pipe(texts)] == [annotation(d) for d in docs]
 
 
@@ -131,7 +138,10 @@ def test_the_encoder_is_an_ordinary_hugging_face_folder(trained, tmp_path):
 
     trained.to_disk(tmp_path / "model")
     folder = tmp_path / "model" / "transformer" / "encoder"
-    model, tokenizer = AutoModel.from_pretrained(folder, add_pooling_layer=False).eval(), AutoTokenizer.from_pretrained(folder)
+    model, tokenizer = (
+        AutoModel.from_pretrained(folder, add_pooling_layer=False).eval(),
+        AutoTokenizer.from_pretrained(folder),
+    )
     with torch.no_grad():
         expected = model(**tokenizer("María vive", return_tensors="pt")).last_hidden_state.numpy()
     numpy.testing.assert_allclose(trained("María vive")._.trf_data.model_output.last_hidden_state, expected, atol=1e-5)
@@ -143,7 +153,9 @@ def test_trained_weights_not_the_configs_encoder_are_loaded(trained, encoders, t
     config = (tmp_path / "model" / "config.cfg").read_text(encoding="utf8")
     (tmp_path / "model" / "config.cfg").write_text(config.replace(encoders["bert"], "gone/away"), encoding="utf8")
     doc = spacy.load(tmp_path / "model")("María vive en Lima.")
-    numpy.testing.assert_allclose(doc._.trf_data.tensors[0], trained("María vive en Lima.")._.trf_data.tensors[0], atol=1e-6)
+    numpy.testing.assert_allclose(
+        doc._.trf_data.tensors[0], trained("María vive en Lima.")._.trf_data.tensors[0], atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("how", ["exclude", "disable", "order", "select"])
@@ -316,7 +328,9 @@ def test_memory_of_words_without_spaces_is_bounded_by_batches(encoders):
     nlp.get_pipe("transformer")(doc)
     assert max(rows * length for rows, length in shapes) <= 512
     assert len(doc._.trf_data.align.lengths) == 30_000
-    assert doc._.trf_data.model_output.last_hidden_state.nbytes < 1.1 * 4 * 32 * 30_000 * doc._.trf_data.align.lengths[0]
+    assert (
+        doc._.trf_data.model_output.last_hidden_state.nbytes < 1.1 * 4 * 32 * 30_000 * doc._.trf_data.align.lengths[0]
+    )
 
 
 def test_a_long_stream_keeps_memory_flat(trained, tmp_path):

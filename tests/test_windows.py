@@ -6,7 +6,16 @@ import numpy
 import pytest
 
 from beto_spacy.errors import EncoderError
-from beto_spacy.windows import INSIDE_TOKEN, PUNCTUATION, SENTENCE, TOKEN, Window, check_window, cut_windows, length_buckets
+from beto_spacy.windows import (
+    INSIDE_TOKEN,
+    PUNCTUATION,
+    SENTENCE,
+    TOKEN,
+    Window,
+    check_window,
+    cut_windows,
+    length_buckets,
+)
 
 
 @pytest.mark.parametrize("seed", range(30))
