@@ -879,7 +879,8 @@ def _drop_features(doc: Doc) -> Doc:
     """Free what an encoder left on the document; the scores need annotation only."""
     if Doc.has_extension("trf_data"):
         doc._.trf_data = None
-    doc.tensor = doc.tensor[:0]
+    if doc.tensor is not None:  # spaCy's doc_cleaner makes it None
+        doc.tensor = doc.tensor[:0]
     return doc
 
 

@@ -260,9 +260,11 @@ def smoke_test(wheel: Union[str, Path], text: str, *, isolated: bool = False) ->
                     str(wheel),
                 ]
             )
-            # A name that sorts last: what is installed in the new environment comes first.
-            borrowed = [path for path in sys.path if path and Path(path).is_dir() and Path(path) != Path.cwd()]
-            (site / "zz_borrowed.pth").write_text("\n".join(borrowed), encoding="utf8")
+            # A name that sorts last: what is installed in the new environment comes first. As site folders, so that
+            # their own .pth files (those of an editable installation, say) hold there too.
+            borrowed = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
+            lines = [f"import site; site.addsitedir({path!r})" for path in borrowed]
+            (site / "zz_borrowed.pth").write_text("\n".join(lines), encoding="utf8")
         environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME")}
         out = _run([python, "-W", "ignore", "-c", _SMOKE, PACKAGE, text], cwd=folder, env=environment)
         seen = srsly.json_loads(out.strip().splitlines()[-1])
