@@ -102,6 +102,8 @@ def read_lines(paths: Sequence[Union[str, Path]], *, limit: int) -> List[str]:
     """
     from .pretrain import read_texts
 
+    if limit < 1:
+        raise ProjectError("B517", f"There is nothing to measure in {limit} texts.", "Ask for 1 or more.")
     texts = []
     share = -(-limit // len(paths))
     for path in paths:
@@ -118,8 +120,10 @@ def compare(
     """Measure words a second of the stock component and ours, alternately.
 
     Returns the figures: words, words a second of each (median, lowest, highest), and the median of the ratios by
-    pair of runs. Words are spaCy's tokens.
+    pair of runs. Words are spaCy's tokens. Raises ProjectError for less than one run.
     """
+    if runs < 1:
+        raise ProjectError("B518", f"There is nothing to measure in {runs} runs.", "Ask for 1 or more.")
     pipelines = {
         "stock": make_pipeline(encoder, texts[:50], stock=True, heads=heads),
         "ours": make_pipeline(encoder, texts[:50], stock=False, heads=heads, batch_wordpieces=batch_wordpieces),

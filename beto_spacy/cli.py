@@ -23,8 +23,12 @@ class _Group(click.Group):
         try:
             return super().invoke(ctx)
         except BetoError as error:
-            click.secho(str(error), fg="red", err=True)
-            sys.exit(1)
+            problem = error
+        except OSError as error:  # what no function foresaw of files and disks
+            what = f"{error.strerror or error}."
+            problem = BetoError("B001", what, "Check the path, the rights to it and the space.", path=error.filename)
+        click.secho(str(problem), fg="red", err=True)
+        sys.exit(1)
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})

@@ -12,6 +12,7 @@ import inspect
 import json
 import tempfile
 from contextlib import contextmanager
+from copy import deepcopy
 from itertools import chain as flatten
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
@@ -25,7 +26,16 @@ from spacy.attrs import IS_PUNCT, IS_SPACE, ORTH, SENT_START, SPACY
 from spacy.tokens import Doc
 from spacy_transformers.data_classes import FullTransformerBatch, TransformerData, WordpieceBatch
 from spacy_transformers.layers import split_trf_batch
-from thinc.api import Model, PyTorchGradScaler, PyTorchShim, chain, get_torch_default_device, torch2xp, xp2torch
+from thinc.api import (
+    Model,
+    Optimizer,
+    PyTorchGradScaler,
+    PyTorchShim,
+    chain,
+    get_torch_default_device,
+    torch2xp,
+    xp2torch,
+)
 from thinc.types import Ragged
 from transformers import CONFIG_MAPPING, AutoModel, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerFast
 from transformers.modeling_outputs import ModelOutput
@@ -103,7 +113,7 @@ def load_checkpoint(name: Union[str, Path]) -> Checkpoint:
             config = _make_config(source, config_dict)
             tokenizer = _load_tokenizer(source, config)
             config.pad_token_id = tokenizer.pad_token_id
-            n_pieces = tokenizer.backend_tokenizer.get_vocab_size()
+            n_pieces = 1 + max(tokenizer.get_vocab().values())
             if n_pieces > config.vocab_size:
                 raise EncoderError(
                     "B305",
@@ -233,9 +243,7 @@ class Wordpieces:
         #: The sign for a space that starts a wordpiece; empty where spaces leave no trace.
         self._mark = "\u0120" if '"ByteLevel"' in kinds else "\u2581" if '"Metaspace"' in kinds else ""
         self._marks_start = bool(self._mark) and self._pre_tokenize("a")[0].startswith(self._mark)
-        framed = tokenizer.build_inputs_with_special_tokens([-1])
-        self.prefix = framed[: framed.index(-1)]
-        self.suffix = framed[framed.index(-1) + 1 :]
+        self.prefix, self.suffix = _special_tokens(tokenizer)
         self._cache: Dict[Tuple[int, bool], List[int]] = {}
 
     def _pre_tokenize(self, text: str) -> List[str]:
@@ -288,6 +296,19 @@ class Wordpieces:
                     self._cache.clear()
                 self._cache[key] = ids
         return ids
+
+
+def _special_tokens(tokenizer: PreTrainedTokenizerFast) -> Tuple[List[int], List[int]]:
+    """The special tokens before and after a sequence, as the tokenizer itself puts them there.
+
+    Asked of a text, because `build_inputs_with_special_tokens` knows nothing of a tokenizer of no particular class.
+    """
+    encoding = tokenizer("a", return_special_tokens_mask=True)
+    ids, own = encoding["input_ids"], [i for i, s in enumerate(encoding["special_tokens_mask"]) if not s]
+    if own:
+        return ids[: own[0]], ids[own[-1] + 1 :]
+    framed = tokenizer.build_inputs_with_special_tokens([-1])  # its vocabulary is so small that "a" leaves no trace
+    return framed[: framed.index(-1)], framed[framed.index(-1) + 1 :]
 
 
 class _DocWordpieces(WordpieceBatch):
@@ -351,6 +372,10 @@ class EncoderBatch(FullTransformerBatch):
             start += part.wordpieces.input_ids.shape[1]
         return Ragged(numpy.concatenate(data), numpy.concatenate(lengths))
 
+    def split_by_doc(self) -> List[TransformerData]:
+        """The features by document."""
+        return list(self.doc_data)
+
     def unsplit_by_doc(self, arrays: List[List[Any]]) -> "DocGradients":
         """Gather the gradients of the documents that have features, in order.
 
@@ -378,14 +403,17 @@ class EncoderShim(PyTorchShim):
             raise EncoderError(
                 "B312", f"There is no precision '{precision}'.", f"Set it to one of {', '.join(PRECISIONS)}."
             )
-        super().__init__(None, grad_scaler=PyTorchGradScaler(precision == "fp16"))
+        super().__init__(None)
         self.precision = precision
         self.tokenizer: Optional[PreTrainedTokenizerFast] = None
         self.wordpieces: Optional[Wordpieces] = None
 
     def set_checkpoint(self, checkpoint: Checkpoint) -> None:
         """Put an encoder in, on the device that thinc's current ops stand for."""
-        self._model = checkpoint.model.to(get_torch_default_device())
+        device = get_torch_default_device()
+        self._model = checkpoint.model.to(device)
+        self._grad_scaler = PyTorchGradScaler(self.precision == "fp16" and device.type == "cuda")
+        self._grad_scaler.to_(device)
         self.tokenizer = checkpoint.tokenizer
         self.wordpieces = Wordpieces(checkpoint.tokenizer)
 
@@ -430,14 +458,37 @@ class EncoderShim(PyTorchShim):
             outputs = [self._forward(ids, mask) for ids, mask in batches]
 
         def backprop(d_outputs: List[torch.Tensor]) -> None:
-            scaled = self._grad_scaler.scale(d_outputs, inplace=True)
-            torch.autograd.backward(outputs, scaled)
-            gradients = [p.grad for p in self.encoder.parameters() if p.grad is not None]
-            if self._grad_scaler.unscale(gradients):
-                for gradient in gradients:
-                    gradient.zero_()
+            torch.autograd.backward(outputs, self._grad_scaler.scale(d_outputs, inplace=True))
 
         return [output.detach() for output in outputs], backprop
+
+    def finish_update(self, optimizer: Optimizer) -> None:
+        """Update the weights with the gradients of all runs since the last update."""
+        # Once for all runs: unscaled after each, the gradients of those before would shrink every time.
+        self._grad_scaler.unscale([p.grad for p in self.encoder.parameters() if p.grad is not None])
+        super().finish_update(optimizer)
+
+    @contextmanager
+    def use_params(self, params: Dict[Any, Any]) -> Iterator[None]:
+        """Take weights from an optimizer's averages for as long as the context lasts.
+
+        params: Arrays by shim's id and weight's name.
+        """
+        own = [] if self._model is None else list(self._model.named_parameters())
+        before = [(p, p.data, params[self.id, name]) for name, p in own if (self.id, name) in params]
+        for parameter, _, average in before:
+            parameter.data = xp2torch(average, device=parameter.device)
+        try:
+            yield
+        finally:
+            for parameter, data, _ in before:
+                parameter.data = data
+
+    def copy(self) -> "EncoderShim":
+        """Copy the encoder; to an optimizer, the copy's weights are others."""
+        copied = deepcopy(self)
+        copied.id = EncoderShim().id
+        return copied
 
     def save_folder(self, path: Path) -> None:
         """Write config.json, model.safetensors and the tokenizer, as Hugging Face would."""

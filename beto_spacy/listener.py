@@ -4,9 +4,10 @@ The listener itself is spacy-transformers'. Left alone, it hands zeros to its he
 head makes annotation of them; the guard makes that an error.
 """
 
-from typing import Callable, List, Optional, Tuple
+from typing import Any, Callable, List, Optional, Tuple
 
 from spacy.tokens import Doc
+from spacy_transformers import install_extensions
 from spacy_transformers.architectures import transformer_listener_tok2vec_v1
 from spacy_transformers.layers import TransformerListener, split_trf_batch, trfs2arrays
 from thinc.api import Model, chain
@@ -24,12 +25,22 @@ def make_listener(
     pooling: How the vectors of a token's wordpieces become one, such as ``reduce_mean.v1``.
     grad_factor: Factor on the gradient that this head sends to the encoder; 0 leaves the encoder alone.
     upstream: Name of the transformer component to listen to; ``*`` for any.
-    Raises EncoderError in prediction when no transformer ran over the documents.
+    Raises EncoderError in prediction when no transformer ran over the documents, or another one over its features.
     """
+    install_extensions()
     reader = transformer_listener_tok2vec_v1(pooling, grad_factor, upstream)
-    model: Model = Model("beto-listener", _forward, layers=[reader], dims={"nO": None}, attrs={"in_use": False})
+    model = _make_model(reader)
     model.set_ref("listener", reader.get_ref("listener"))
     return model
+
+
+def _make_model(reader: Model) -> Model[List[Doc], List[Floats2d]]:
+    return Model("beto-listener", _forward, init=_init, layers=[reader], dims={"nO": None}, attrs={"in_use": False})
+
+
+def _init(model: Model, X: Any = None, Y: Any = None) -> None:
+    model.attrs["in_use"] = False  # it may have been in use before
+    model.layers[0].initialize(X=X, Y=Y)
 
 
 def _forward(model: Model, docs: List[Doc], is_train: bool) -> Tuple[List[Floats2d], Callable]:
@@ -44,8 +55,18 @@ def _forward(model: Model, docs: List[Doc], is_train: bool) -> Tuple[List[Floats
             "B321",
             f"A component needs the features of the transformer '{listener.upstream_name}', which did not run.",
             "Don't exclude or disable the transformer, keep it before the components that read it, and keep "
-            "'doc_cleaner' after them.",
+            "'doc_cleaner' after them; in training, name it in 'annotating_components' if such a component is.",
         )
+    if listener is not None and not missing and not (is_train and listener._batch_id is not None):
+        for doc in docs:
+            writers = getattr(doc._.trf_data, "written_by", ())
+            if listener.upstream_name in writers[:-1]:
+                raise EncoderError(
+                    "B326",
+                    f"The features of the transformer '{listener.upstream_name}' were replaced by those of "
+                    f"'{writers[-1]}' before a component read them.",
+                    "Put each transformer right before the components that read it.",
+                )
     return reader(docs, is_train)
 
 
@@ -65,4 +86,4 @@ def make_encoder_tok2vec(
     """
     encoder = make_encoder(name, window, context, batch_wordpieces, precision)
     reader = chain(chain(encoder, split_trf_batch()), trfs2arrays(pooling, grad_factor))
-    return Model("beto-listener", _forward, layers=[reader], dims={"nO": None}, attrs={"in_use": True})
+    return _make_model(reader)

@@ -7,6 +7,7 @@ import gzip
 import lzma
 import shutil
 import tempfile
+import zlib
 from collections import Counter
 from itertools import chain as flatten
 from pathlib import Path
@@ -51,7 +52,7 @@ def read_texts(paths: Iterable[Union[str, Path]]) -> Iterator[str]:
                     if line.strip():
                         empty = False
                         yield line.strip()
-        except (OSError, EOFError, lzma.LZMAError, UnicodeDecodeError) as error:
+        except (OSError, EOFError, lzma.LZMAError, zlib.error, UnicodeDecodeError) as error:
             raise FormatError(
                 "B315", f"The text could not be read ({error}).", "Give an existing UTF-8 text file.", path=path
             ) from error
@@ -145,6 +146,12 @@ def build_encoder(
     Returns the folder. Raises EncoderError for a size that can't be, FormatError for texts that can't be read.
     """
     dest = Path(dest)
+    if min(layers, width, heads) < 1 or max_length < 3:
+        raise EncoderError(
+            "B327",
+            f"There is no encoder of {layers} layers, width {width}, {heads} heads and sequences of {max_length}.",
+            "Give 1 or more of each, and sequences of 3 or more wordpieces, two of which are special tokens.",
+        )
     if width % heads:
         raise EncoderError(
             "B318", f"A width of {width} can't be shared by {heads} attention heads.", "Make it a multiple of them."
@@ -158,7 +165,7 @@ def build_encoder(
     else:
         raise EncoderError("B325", "An encoder needs a vocabulary.", "Give texts to train one on, or a vocab.txt.")
     config = BertConfig(
-        vocab_size=len(tokenizer),
+        vocab_size=1 + max(tokenizer.get_vocab().values()),  # a word that a vocab.txt has twice leaves a number free
         hidden_size=width,
         num_hidden_layers=layers,
         num_attention_heads=heads,
@@ -179,13 +186,28 @@ def build_encoder(
     try:
         shim.save_folder(part)
         part.chmod(0o755)
-        if dest.exists():
-            shutil.rmtree(dest)
-        part.rename(dest)
-    except OSError as error:
+        _replace_folder(part, dest)
+    except Exception as error:  # on a full disk safetensors and tokenizers raise errors of their own
         raise ProjectError(
             "B320", f"The encoder could not be written ({error}).", "Free some space.", path=dest
         ) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return dest
+
+
+def _replace_folder(new: Path, dest: Path) -> None:
+    """Put a folder in the place of one that may be there; whenever it stops, the old one or the new one is whole."""
+    if not dest.exists():
+        new.rename(dest)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{dest.name}-old-", dir=dest.parent))
+    try:
+        dest.rename(old / dest.name)
+        try:
+            new.rename(dest)
+        except BaseException:
+            (old / dest.name).rename(dest)
+            raise
+    finally:
+        shutil.rmtree(old, ignore_errors=True)

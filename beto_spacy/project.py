@@ -12,6 +12,7 @@ import sysconfig
 import tempfile
 import venv
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Union
 
@@ -52,10 +53,18 @@ def fetch_assets(
     checksum than `project.yml` states, that can't be downloaded, or that nobody may distribute and is not there yet.
     """
     from weasel.cli.assets import project_assets
-    from weasel.util import get_checksum, load_project_config
+    from weasel.util import load_project_config
 
     project = Path(project)
-    config = load_project_config(project, overrides=overrides or {})
+    try:
+        config = load_project_config(project, overrides=overrides or {})
+    except SystemExit as error:  # weasel has printed what is wrong with it
+        raise ProjectError(
+            "B521",
+            "There is no project.yml that can be read.",
+            "Name the folder of one, and mend what the message above says of it.",
+            path=project / "project.yml",
+        ) from error
     assets = [asset for asset in config.get("assets", []) if not asset.get("extra")]
     if not mirror:
         try:
@@ -75,6 +84,8 @@ def fetch_assets(
             source = Path(mirror) / Path(asset["dest"]).relative_to("assets")
             if dest.suffix == ".zip" and not source.exists():
                 source, dest = source.with_suffix(""), dest.with_suffix("")
+            if source.is_file():
+                _check_asset(source, asset)  # a wrong one doesn't take the place of a right one
             _copy_asset(source, dest)
         if not dest.exists():
             raise ProjectError(
@@ -83,17 +94,24 @@ def fetch_assets(
                 f"Get it from its owners ({asset.get('description', 'see project.yml')}) and put it there.",
                 path=dest,
             )
-        if dest.is_file() and asset.get("checksum") and get_checksum(dest) != asset["checksum"]:
-            raise ProjectError(
-                "B503",
-                "The asset differs from the one that project.yml describes (checksum).",
-                "Remove it and fetch it again, or correct the checksum if its owners released another one.",
-                path=dest,
-            )
+        if dest.is_file():
+            _check_asset(dest, asset)
         if dest.suffix == ".zip":
             dest = _unpack(dest)
         places.append(dest)
     return places
+
+
+def _check_asset(file: Path, asset: Dict[str, Any]) -> None:
+    from weasel.util import get_checksum
+
+    if asset.get("checksum") and get_checksum(file) != asset["checksum"]:
+        raise ProjectError(
+            "B503",
+            "The asset differs from the one that project.yml describes (checksum).",
+            "Remove it and fetch it again, or correct the checksum if its owners released another one.",
+            path=file,
+        )
 
 
 def _copy_asset(source: Path, dest: Path) -> None:
@@ -124,8 +142,10 @@ def _unpack(archive: Path) -> Path:
         with tempfile.TemporaryDirectory(prefix=".unpack-", dir=archive.parent) as part:
             with zipfile.ZipFile(archive) as contents:
                 contents.extractall(part)
+            if not (Path(part) / folder.name).is_dir():
+                raise zipfile.BadZipFile(f"it holds no folder '{folder.name}'")
             _copy_asset(Path(part) / folder.name, folder)
-    except (OSError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, RuntimeError, zlib.error, zipfile.BadZipFile) as error:
         raise ProjectError(
             "B516", f"The archive could not be unpacked ({error}).", "Remove it and fetch it again.", path=archive
         ) from error
@@ -156,13 +176,20 @@ def build_package(model: Union[str, Path], output: Union[str, Path], *, version:
         raise ProjectError(
             "B506", "There is no trained pipeline.", "Train one first: its folder has meta.json.", path=model
         )
-    config = (model / "config.cfg").read_text(encoding="utf8")
-    encoder = _encoder_name(config)
-    meta = srsly.read_json(model / "meta.json")
-    language, _, name = PACKAGE.partition("_")
-    if meta["lang"] != language:
+    try:
+        encoder = _encoder_name((model / "config.cfg").read_text(encoding="utf8"))
+        of_model = srsly.read_json(model / "meta.json")["lang"]
+    except Exception as error:  # broken files fail with whatever their readers raise
         raise ProjectError(
-            "B507", f"The pipeline is for the language '{meta['lang']}'.", f"{PACKAGE} is for '{language}'.", path=model
+            "B519",
+            f"The pipeline can't be read ({type(error).__name__}: {' '.join(str(error).split())}).",
+            "Its config.cfg or meta.json is broken; train it again.",
+            path=model,
+        ) from error
+    language, _, name = PACKAGE.partition("_")
+    if of_model != language:
+        raise ProjectError(
+            "B507", f"The pipeline is for the language '{of_model}'.", f"{PACKAGE} is for '{language}'.", path=model
         )
     output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".package-", dir=output) as folder:
@@ -178,13 +205,13 @@ def build_package(model: Union[str, Path], output: Union[str, Path], *, version:
             (source,) = (path.parent for path in Path(folder).glob("*/setup.py"))
             _run([sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, str(source)])
             (wheel,) = Path(folder).glob("*.whl")
+            os.replace(wheel, output / wheel.name)
         except (Exception, SystemExit) as error:
             if isinstance(error, ProjectError):
                 raise
             raise ProjectError(
                 "B508", f"The package could not be built ({error}).", "See the messages above.", path=model
             ) from error
-        os.replace(wheel, output / wheel.name)
     return output / wheel.name
 
 
@@ -232,7 +259,15 @@ def smoke_test(wheel: Union[str, Path], text: str, *, isolated: bool = False) ->
     """
     wheel = find_wheel(wheel).resolve()
     with tempfile.TemporaryDirectory(prefix="beto-smoke-") as folder:
-        venv.create(folder, with_pip=isolated, symlinks=os.name != "nt")
+        try:
+            venv.create(folder, with_pip=isolated, symlinks=os.name != "nt")
+        except (OSError, subprocess.CalledProcessError) as error:
+            raise ProjectError(
+                "B520",
+                f"A new virtual environment could not be made ({error}).",
+                "Check that there is space, and that this Python has venv and ensurepip.",
+                path=folder,
+            ) from error
         scripts, site = (
             Path(sysconfig.get_path(key, "venv", vars={"base": folder, "platbase": folder}))
             for key in ("scripts", "purelib")
@@ -267,7 +302,8 @@ def smoke_test(wheel: Union[str, Path], text: str, *, isolated: bool = False) ->
             (site / "zz_borrowed.pth").write_text("\n".join(lines), encoding="utf8")
         environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME")}
         out = _run([python, "-W", "ignore", "-c", _SMOKE, PACKAGE, text], cwd=folder, env=environment)
-        seen = srsly.json_loads(out.strip().splitlines()[-1])
+        # What libraries have to say at the end of a process may come after it.
+        seen = srsly.json_loads([line for line in out.splitlines() if line.startswith('{"version"')][-1])
     if not seen["tokens"] or not any(token[2] or token[1] for token in seen["tokens"]):
         raise ProjectError(
             "B511", "The installed pipeline annotated nothing.", "Train it on annotated text.", path=wheel

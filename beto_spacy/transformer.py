@@ -81,6 +81,17 @@ class BetoTransformer(Transformer):
             self.set_annotations(docs, self.predict(docs))
             yield from docs
 
+    def set_annotations(self, docs: Iterable[Doc], predictions: FullTransformerBatch) -> None:
+        """Keep the features on the documents, and with them the names of the transformers that wrote there, this last.
+
+        Those that wrote before were overwritten; a listener that expects one of them can tell.
+        """
+        docs = list(docs)
+        for doc, data in zip(docs, predictions.doc_data):
+            before = getattr(doc._.trf_data, "written_by", ())
+            data.written_by = (*(name for name in before if name != self.name), self.name)  # type: ignore[attr-defined]
+        super().set_annotations(docs, predictions)
+
     def update(
         self,
         examples: Iterable[Example],
@@ -123,6 +134,7 @@ class BetoTransformer(Transformer):
         self.model.finish_update(sgd)
 
     def _finish_pending(self) -> None:
+        # Without gradients it goes on: nlp.update(sgd=...) finishes each component right after its own update.
         if self._pending is not None and self._pending.gradients:
             self._pending.finish()
 
@@ -212,14 +224,17 @@ class _PendingUpdate:
         losses: Dict[str, float],
     ):
         self.pipe = pipe
-        self.backprop = backprop
+        self.backprop: Optional[Callable[[DocGradients], Any]] = backprop
         self.n_awaited = n_listeners
         self.sgd = sgd
         self.losses = losses
         self.gradients: List[Any] = []
 
-    def add(self, d_docs: List[TransformerData]) -> None:
-        """Called by a listener with its gradients, one for each document that has features."""
+    def add(self, d_docs: List[TransformerData]) -> List[Doc]:
+        """Called by a listener with its gradients, one for each document that has features.
+
+        Returns nothing in a list: a layer beside the listener may want to add its own to it.
+        """
         if self.pipe._pending is not self:
             raise EncoderError(
                 "B322",
@@ -236,10 +251,18 @@ class _PendingUpdate:
         self.n_awaited -= 1
         if self.n_awaited == 0:
             self.finish()
+        return []
 
     def finish(self) -> None:
-        """Take what has come to the encoder."""
+        """Take what has come to the encoder, and let go of the run: a listener that was silent still holds this."""
         self.pipe._pending = None
-        self.backprop(DocGradients(self.gradients))
+        backprop, gradients = self.backprop, self.gradients
+        self.backprop, self.gradients = None, []
+        if backprop is not None:
+            backprop(DocGradients(gradients))
         if self.sgd is not None:
             self.pipe.model.finish_update(self.sgd)
+
+    def __getstate__(self) -> Dict[str, Any]:
+        """A copy of a pipeline does not go on with an update that is under way."""
+        return {**self.__dict__, "backprop": None, "gradients": []}

@@ -114,9 +114,20 @@ def test_an_interrupted_conversion_leaves_nothing(tmp_path, monkeypatch):
 
 
 def test_a_full_disk(tmp_path):
-    """A real one: a device that has no room."""
-    message = failure("convert", SAMPLE / "dev.tsv", "/dev/full/x.spacy")
-    assert "B207" in message
+    """Real writes that fail half-way: the process may write files of two kilobytes only."""
+    (tmp_path / "old.spacy").write_bytes(b"old")
+    code = (
+        "import resource, sys; from beto_spacy.cli import main; "
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000)); main(sys.argv[1:])"
+    )
+    for arguments, expected in (
+        (["convert", SAMPLE / "train.conllu", tmp_path / "old.spacy"], "B207"),
+        (["build-encoder", SAMPLE / "train.tsv", tmp_path / "encoder"], "B320"),
+    ):
+        done = run(sys.executable, "-c", code, *map(str, arguments), cwd=tmp_path)
+        assert done.returncode == 1 and expected in done.stderr and "Traceback" not in done.stderr, done.stderr
+        assert [p.name for p in tmp_path.iterdir()] == ["old.spacy"]
+        assert (tmp_path / "old.spacy").read_bytes() == b"old"
 
 
 def test_models_encoders_and_outputs_that_are_not_there(tmp_path):
@@ -128,6 +139,8 @@ def test_models_encoders_and_outputs_that_are_not_there(tmp_path):
     assert "B510" in failure("smoke", tmp_path)
     assert "B504" in failure("assets", ROOT, "--mirror", tmp_path / "empty")
     assert "B304" in failure("benchmark", "./nowhere", SAMPLE / "dev.tsv")
+    assert "B517" in failure("benchmark", "./nowhere", SAMPLE / "dev.tsv", "--limit", "0")
+    assert "B518" in failure("benchmark", "./nowhere", SAMPLE / "dev.tsv", "--runs", "0")
     assert "B325" in failure("build-encoder", tmp_path / "encoder")
     assert "B318" in failure("build-encoder", SAMPLE / "dev.tsv", tmp_path / "encoder", "--width", "10")
     assert "B315" in failure("build-encoder", tmp_path / "none.txt", tmp_path / "encoder")

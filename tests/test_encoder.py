@@ -15,8 +15,8 @@ from spacy.tokens import Doc
 from thinc.api import reduce_mean
 from transformers import AutoModel, AutoTokenizer, BertConfig, BertForMaskedLM, GPT2Config, GPT2Model
 
-from beto_spacy.encoder import load_checkpoint, make_encoder, sequence_limit
-from beto_spacy.errors import EncoderError
+from beto_spacy.encoder import EncoderShim, load_checkpoint, make_encoder, sequence_limit
+from beto_spacy.errors import BetoError, EncoderError, ProjectError
 from beto_spacy.listener import make_listener
 from beto_spacy.pretrain import build_encoder
 
@@ -148,6 +148,16 @@ def test_a_giant_token_is_not_truncated(encoders, family):
     if family != "bert":  # WordPiece knows no words of over a hundred characters
         assert doc._.trf_data.align.lengths[1] > 10_000
     assert token_vectors(nlp, [doc])[0].shape == (3, 32)
+
+
+def test_a_tokenizer_of_no_particular_class_frames_sequences_too(encoders, tmp_path):
+    shutil.copytree(encoders["bert"], tmp_path / "bert")
+    settings = json.loads((tmp_path / "bert" / "tokenizer_config.json").read_text())
+    settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+    (tmp_path / "bert" / "tokenizer_config.json").write_text(json.dumps(settings))
+    seen = make_nlp(tmp_path / "bert")("El Perú")._.trf_data.wordpieces.strings
+    assert seen == make_nlp(encoders["bert"])("El Perú")._.trf_data.wordpieces.strings
+    assert (seen[0][0], seen[0][-1]) == ("[CLS]", "[SEP]")
 
 
 def test_spaces_reach_the_tokenizers_that_care(encoders):
@@ -319,3 +329,54 @@ def test_vocabulary_round_trips_spanish(tmp_path):
     pieces = tokenizer.tokenize(texts[0])
     assert tokenizer.unk_token not in pieces
     assert "".join(p.removeprefix("##") for p in pieces) == texts[0].replace(" ", "")
+
+
+def test_a_vocabulary_that_has_a_word_twice(tmp_path):
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "la", "la", "el", "sol"]
+    (tmp_path / "vocab.txt").write_text("\n".join(pieces) + "\n", encoding="utf8")
+    build_encoder([], tmp_path / "e", vocabulary=tmp_path / "vocab.txt", width=16, layers=1)
+    assert make_nlp(tmp_path / "e")("el sol la")._.trf_data.wordpieces.strings[0][1:-1] == ["el", "sol", "la"]
+    config = json.loads((tmp_path / "e" / "config.json").read_text())
+    (tmp_path / "e" / "config.json").write_text(json.dumps({**config, "vocab_size": 8}))
+    with pytest.raises(EncoderError, match="B305"):  # eight different pieces, but their numbers go up to 8
+        make_nlp(tmp_path / "e")
+
+
+def test_sizes_that_cannot_be(tmp_path):
+    for size in ({"heads": 0}, {"layers": 0}, {"width": 0}, {"heads": -2}, {"max_length": 2}):
+        with pytest.raises(EncoderError, match="B327"):
+            build_encoder([], tmp_path / "e", vocabulary="unread", **size)
+
+
+def test_texts_that_are_broken_archives(tmp_path):
+    for name, content in (("a.txt.gz", b"\x1f\x8b\x08\0\0\0\0\0\0\3garbage garbage"), ("b.txt.xz", b"garbage")):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(BetoError, match="B315"):
+            build_encoder([tmp_path / name], tmp_path / "e")
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [KeyboardInterrupt(), OSError(28, "No space left on device"), RuntimeError("I/O error, as of safetensors")],
+)
+@pytest.mark.parametrize("moment", ["writing", "taking the place"])
+def test_an_encoder_that_is_not_finished_leaves_the_old_one(tmp_path, monkeypatch, failure, moment):
+    text = tmp_path / "text.txt"
+    text.write_text("\n".join(SENTENCES * 2), encoding="utf8")
+    sizes = {"vocabulary_size": 300, "width": 16, "layers": 1}
+    dest = build_encoder([text], tmp_path / "e", **sizes)
+    before = {file.name: file.read_bytes() for file in dest.iterdir()}
+    rename = Path.rename
+
+    def fail(path, *args):
+        if moment == "taking the place" and not path.name.startswith(".e-"):
+            return rename(path, *args)
+        raise failure
+
+    where = (EncoderShim, "save_folder") if moment == "writing" else (Path, "rename")
+    monkeypatch.setattr(*where, fail)
+    with pytest.raises(KeyboardInterrupt if isinstance(failure, KeyboardInterrupt) else ProjectError):
+        build_encoder([text], dest, seed=1, **sizes)
+    monkeypatch.undo()
+    assert {file.name: file.read_bytes() for file in dest.iterdir()} == before
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["e", "text.txt"]

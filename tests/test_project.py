@@ -127,12 +127,32 @@ def test_assets_that_are_missing_or_wrong(little_project):
         steps.fetch_assets(little_project)
 
 
+def test_a_wrong_asset_does_not_take_the_place_of_a_right_one(little_project):
+    steps.fetch_assets(little_project, mirror=little_project / "mirror")
+    (little_project / "mirror" / "b.txt").write_text("other")
+    with pytest.raises(ProjectError, match="B503"):
+        steps.fetch_assets(little_project, mirror=little_project / "mirror")
+    assert (little_project / "assets" / "b.txt").read_text() == "b"
+
+
+@pytest.mark.parametrize("content", [None, "assets: [\n", "assets: 3\n"])
+def test_a_project_that_cannot_be_read(tmp_path, content):
+    if content is not None:
+        (tmp_path / "project.yml").write_text(content)
+    with pytest.raises(ProjectError, match="B521"):
+        steps.fetch_assets(tmp_path, mirror=tmp_path)
+
+
 def test_an_asset_that_is_a_zip_is_unpacked(little_project):
     archive = little_project / "mirror" / "ner" / "set.zip"
     with zipfile.ZipFile(archive, "w") as contents:
         contents.writestr("set/a.txt", "zipped")
     steps.fetch_assets(little_project, mirror=little_project / "mirror")
     assert (little_project / "assets" / "ner" / "set" / "a.txt").read_text() == "zipped"
+    with zipfile.ZipFile(archive, "w") as contents:
+        contents.writestr("another/a.txt", "zipped")
+    with pytest.raises(ProjectError, match="B516.*no folder 'set'"):
+        steps.fetch_assets(little_project, mirror=little_project / "mirror")
     archive.write_bytes(b"no zip")
     with pytest.raises(ProjectError, match="B516"):
         steps.fetch_assets(little_project, mirror=little_project / "mirror")
@@ -163,6 +183,28 @@ def test_packaging_that_fails_leaves_what_was_there(project, tmp_path, monkeypat
             steps.build_package(project / "training" / "model-best", out, version="0.1.0")
         assert [p.name for p in out.iterdir()] == ["es_beto_trf-0.1.0+mini-py3-none-any.whl"]
         assert (out / "es_beto_trf-0.1.0+mini-py3-none-any.whl").read_text() == "the old one"
+
+
+@pytest.mark.parametrize(
+    "config, meta",
+    [("[nlp]\n", '{"lang": "es"}'), ("[a\n", '{"lang": "es"}'), ("[components]\n", "{"), ("[components]\n", "{}")],
+)
+def test_a_broken_pipeline_is_not_packaged(tmp_path, config, meta):
+    (tmp_path / "config.cfg").write_text(config)
+    (tmp_path / "meta.json").write_text(meta)
+    with pytest.raises(ProjectError, match="B519"):
+        steps.build_package(tmp_path, tmp_path / "packages", version="1.0")
+    assert not (tmp_path / "packages").exists()
+
+
+def test_an_environment_that_cannot_be_made(tmp_path, monkeypatch):
+    def fail(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(steps.venv, "create", fail)
+    (tmp_path / "es_beto_trf-0-py3-none-any.whl").write_text("")
+    with pytest.raises(ProjectError, match="B520.*No space"):
+        steps.smoke_test(tmp_path, "Hola.")
 
 
 def test_a_wheel_that_is_not_there(tmp_path):

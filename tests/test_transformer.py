@@ -1,9 +1,11 @@
 """The component: training through every head, saving, loading, long streams, and failing loudly."""
 
+import pickle
 import subprocess
 import sys
 import tracemalloc
 import warnings
+from copy import deepcopy
 
 import numpy
 import pytest
@@ -12,7 +14,7 @@ import torch
 from spacy.tokens import Doc, Span
 from spacy.training import Example
 from spacy_transformers.data_classes import TransformerData
-from thinc.api import fix_random_seed, get_current_ops
+from thinc.api import Adam, fix_random_seed, get_current_ops
 
 from beto_spacy.encoder import DocGradients
 from beto_spacy.errors import BetoError, EncoderError
@@ -158,6 +160,79 @@ def test_trained_weights_not_the_configs_encoder_are_loaded(trained, encoders, t
     )
 
 
+def test_a_missing_transformer_is_an_error_in_a_new_process(trained, tmp_path):
+    """Nothing but the transformer makes `doc._.trf_data` there, and it is not even loaded."""
+    trained.to_disk(tmp_path / "model")
+    code = f"import spacy; spacy.load({str(tmp_path / 'model')!r}, exclude=['transformer'])('Hola')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert "B321" in done.stderr
+
+
+def two_transformers(encoders, order):
+    nlp = spacy.blank("es")
+    names = {"first": "bert", "second": "roberta"}
+    for name in order:
+        if name in names:
+            model = {"@architectures": "beto_spacy.Encoder.v1", "name": encoders[names[name]]}
+            nlp.add_pipe("beto_transformer", name=name, config={"model": model})
+        else:
+            upstream = "first" if name == "tagger" else "second"
+            nlp.add_pipe(name, config={"model": {**TAGGER, "tok2vec": {**LISTENER, "upstream": upstream}}})
+    nlp.initialize(lambda: examples_of(nlp, gold_docs(nlp.vocab)))
+    return nlp
+
+
+def test_features_of_two_transformers_are_not_confused(encoders):
+    nlp = two_transformers(encoders, ["first", "tagger", "second", "morphologizer"])
+    doc = nlp("María vive en Lima.")
+    nlp(doc)  # once more over the same document
+    with pytest.raises(EncoderError, match="B326.*'first' were replaced by those of 'second'"):
+        two_transformers(encoders, ["first", "second", "tagger", "morphologizer"])("María vive en Lima.")
+
+
+def test_a_stock_listener_reads_it_beside_another_layer(encoders):
+    """The ensemble of spaCy adds up what its two halves send back."""
+    listener = {**LISTENER, "@architectures": "spacy-transformers.TransformerListener.v1"}
+    bow = {"@architectures": "spacy.TextCatBOW.v3", "exclusive_classes": True, "ngram_size": 1, "length": 64,
+           "no_output_layer": False}  # fmt: skip
+    nlp = make_nlp(encoders["bert"], heads=[])
+    ensemble = {"@architectures": "spacy.TextCatEnsemble.v2", "tok2vec": listener, "linear_model": bow}
+    nlp.add_pipe("textcat", config={"model": ensemble})
+    nlp.add_pipe("tagger", config={"model": {**TAGGER, "tok2vec": listener}})
+    losses = train(nlp, examples_of(nlp, gold_docs(nlp.vocab)), 20)
+    assert losses[-1]["textcat"] < losses[0]["textcat"]
+    assert [len(doc.cats) for doc in nlp.pipe(["", "Hola", " \n"])] == [2, 2, 2]
+
+
+def test_extra_annotation_sees_the_whole_batch(encoders):
+    nlp = make_nlp(encoders["bert"], heads=[])
+    nlp.initialize()
+    seen = []
+
+    def annotate(docs, batch):
+        assert [id(data) for data in batch.doc_data] == [id(doc._.trf_data) for doc in docs]
+        if "last_hidden_state" not in batch.model_output:
+            assert not any(len(doc) for doc in docs)
+            return
+        assert list(map(id, batch.split_by_doc())) == list(map(id, batch.doc_data))
+        states = batch.model_output.last_hidden_state.numpy()[0]
+        assert batch.wordpieces.input_ids.shape[1] == len(batch.wordpieces.strings[0]) == len(states)
+        ends = numpy.cumsum(batch.align.lengths)
+        rows = [batch.align.dataXd[end - n : end] for n, end in zip(batch.align.lengths, ends)]
+        for doc in docs:
+            for token in doc:
+                own = doc._.trf_data
+                expected = own.model_output.last_hidden_state[0][own.align[token.i].dataXd.ravel()]
+                numpy.testing.assert_array_equal(states[rows.pop(0).ravel()], expected)
+        assert not rows
+        seen.extend(docs)
+
+    nlp.get_pipe("transformer").set_extra_annotations = annotate
+    list(nlp.pipe(["María vive en Lima.", "", " \n", "sol " * 600]))
+    assert len(seen) == 4
+    assert list(nlp.pipe(["", ""])) and len(seen) == 4
+
+
 @pytest.mark.parametrize("how", ["exclude", "disable", "order", "select"])
 def test_a_missing_transformer_is_an_error(trained, tmp_path, how):
     trained.to_disk(tmp_path / "model")
@@ -271,6 +346,123 @@ def test_training_lowers_every_loss_with_the_plain_api_too(encoders):
     history = [nlp.update(examples, sgd=optimizer, losses={}) for _ in range(30)]
     for head in HEADS:
         assert history[-1][head] < 0.8 * history[0][head], head
+
+
+def test_a_pipeline_that_was_in_use_can_be_initialized_again(trained, encoders):
+    nlp = make_nlp(encoders["bert"], heads=["tagger"])
+    nlp.add_pipe("ner", source=deepcopy(trained))  # trained itself is not to change
+    examples = examples_of(nlp, gold_docs(nlp.vocab))
+    for _ in range(2):
+        nlp.update(examples, sgd=nlp.initialize(lambda: examples_of(nlp, gold_docs(nlp.vocab))))
+        assert nlp("María vive en Lima .")
+    nlp.disable_pipe("transformer")
+    with pytest.raises(EncoderError, match="B321"):
+        nlp("María vive en Lima .")
+
+
+def test_a_head_starts_with_an_encoder_of_its_own(encoders):
+    tok2vec = {
+        "@architectures": "beto_spacy.EncoderTok2Vec.v1",
+        "name": encoders["bert"],
+        "pooling": LISTENER["pooling"],
+    }
+    nlp = spacy.blank("es")
+    nlp.add_pipe("tagger", config={"model": {**TAGGER, "tok2vec": tok2vec}})
+    losses = train(nlp, examples_of(nlp, gold_docs(nlp.vocab)), 20)
+    assert losses[-1]["tagger"] < 0.8 * losses[0]["tagger"]
+
+
+def test_half_precision_is_no_matter_on_the_cpu(encoders):
+    nlp = make_nlp(encoders["bert"], heads=["tagger"], precision="fp16")
+    losses = train(nlp, examples_of(nlp, gold_docs(nlp.vocab)), 3)
+    assert losses[-1]["tagger"] < losses[0]["tagger"]
+
+
+class Scaler:
+    """A gradient scaler that works on the CPU, where torch's does not."""
+
+    factor, found_inf = 1024.0, False
+
+    def scale(self, gradients, inplace):
+        return [gradient.mul_(self.factor) for gradient in gradients]
+
+    def unscale(self, gradients):
+        for gradient in gradients:
+            gradient.div_(self.factor)
+            self.found_inf |= not bool(torch.isfinite(gradient).all())
+        return self.found_inf
+
+    def update(self):
+        self.found_inf = False
+
+
+def test_scaled_gradients_of_several_runs_add_up(encoders):
+    """Accumulated gradients in half precision: each run counts the same, and an overflow changes nothing."""
+    nlp = make_nlp(encoders["bert"], heads=[])
+    nlp.initialize()
+    model = nlp.get_pipe("transformer").model
+    shim = model.shims[0]
+    shim._grad_scaler = Scaler()
+    taken = {}
+
+    def optimizer(key, weights, gradient):
+        taken[key[1]] = gradient.copy()
+        return weights, gradient
+
+    sums = []
+    for n_runs in (1, 2):
+        for _ in range(n_runs):
+            torch.manual_seed(0)  # the same dropout
+            batch, backprop = model.begin_update([nlp.make_doc("María vive en Lima.")])
+            state = batch.doc_data[0].model_output.last_hidden_state
+            backprop(DocGradients([numpy.linspace(-1, 1, state.size, dtype="f").reshape(state.shape)]))
+        shim.finish_update(optimizer)
+        sums.append(dict(taken))
+    for name, gradient in sums[0].items():
+        numpy.testing.assert_allclose(2 * gradient, sums[1][name], atol=1e-4)
+    assert any(gradient.any() for gradient in sums[0].values())
+    taken.clear()
+    batch, backprop = model.begin_update([nlp.make_doc("María vive en Lima.")])
+    backprop(DocGradients([numpy.full(state.shape, numpy.inf, dtype="f")]))
+    shim.finish_update(optimizer)
+    assert not taken
+    assert not any(p.grad.any() for p in shim.encoder.parameters() if p.grad is not None)
+
+
+def test_averages_hold_the_encoder_too(encoders):
+    nlp = make_nlp(encoders["bert"], heads=["tagger"])
+    examples = examples_of(nlp, gold_docs(nlp.vocab))
+    nlp.initialize(lambda: examples)
+    optimizer = Adam(0.01, use_averages=True)
+    for _ in range(4):
+        nlp.update(examples, sgd=optimizer)
+    before, shim = encoder_weights(nlp), nlp.get_pipe("transformer").model.shims[0]
+    with nlp.use_params(optimizer.averages):
+        during = encoder_weights(nlp)
+    assert any(not torch.equal(before[name], during[name]) for name in before)
+    for name, weights in during.items():
+        numpy.testing.assert_array_equal(weights.numpy(), optimizer.averages.get((shim.id, name), before[name].numpy()))
+    after = encoder_weights(nlp)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_copy_of_the_encoder_is_another_to_the_optimizer(trained):
+    model = trained.get_pipe("transformer").model
+    copied = model.copy()
+    assert copied.shims[0].id != model.shims[0].id
+    doc = trained.make_doc("María vive en Lima.")
+    states = [m.predict([doc]).doc_data[0].model_output.last_hidden_state for m in (model, copied)]
+    numpy.testing.assert_array_equal(*states)
+
+
+def test_a_pipeline_can_be_pickled_while_a_head_is_silent(encoders):
+    nlp = make_nlp(encoders["bert"], heads=["tagger", "ner"])
+    examples = examples_of(nlp, gold_docs(nlp.vocab))
+    nlp.update(examples, sgd=nlp.initialize(lambda: examples), exclude=["ner"])
+    again = pickle.loads(pickle.dumps(nlp))
+    assert annotation(again("María vive en Lima .")) == annotation(nlp("María vive en Lima ."))
+    optimizer = again.resume_training()
+    again.update(examples_of(again, gold_docs(again.vocab)), sgd=optimizer)
 
 
 def test_an_answer_that_comes_too_late_is_an_error(encoders):
