@@ -51,18 +51,26 @@ def load_pipeline(model: Union[str, Path], *, gpu: int = -1) -> Language:
         ) from error
 
 
+#: What stands for whitespace that would break a line or a column.
+_SIGNS = str.maketrans({"\n": "\u23ce", "\r": "\u240d", "\t": "\u21e5"})
+
+
+def _visible(text: str) -> str:
+    return text.translate(_SIGNS)
+
+
 def render_doc(doc: Doc) -> str:
     """Lay out what a pipeline says of a text: a row a token, then sentences, entities and categories."""
     columns = ["token", "lemma", "pos", "tag", "morph", "dep", "head"]
     rows = [
         [
-            t.text.replace("\n", "\u23ce"),
-            t.lemma_,
+            _visible(t.text),
+            _visible(t.lemma_),
             t.pos_,
             t.tag_,
             str(t.morph),
             t.dep_,
-            t.head.text if t.has_dep() else "",
+            _visible(t.head.text) if t.has_dep() else "",
         ]
         for t in doc
     ]
@@ -71,7 +79,7 @@ def render_doc(doc: Doc) -> str:
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in table]
     if doc.has_annotation("SENT_START"):
         lines.append(f"sentences: {sum(1 for _ in doc.sents)}")
-    lines.append("entities: " + (", ".join(f"{e.text} ({e.label_})" for e in doc.ents) or "none"))
+    lines.append("entities: " + (", ".join(f"{_visible(e.text)} ({e.label_})" for e in doc.ents) or "none"))
     if doc.cats:
         ranked = sorted(doc.cats.items(), key=lambda item: -item[1])
         lines.append("categories: " + ", ".join(f"{label} {score:.2f}" for label, score in ranked))

@@ -40,7 +40,7 @@ from spacy.vocab import Vocab
 from .errors import CorpusError
 from .formats import OnProblem, Problem, Record, detect_format, raise_problem, read_labels, read_records
 
-__all__ = ["ConvertReport", "convert", "group_docs", "make_corpora_reader", "read_docs", "record_to_doc"]
+__all__ = ["ConvertReport", "convert", "group_docs", "load_docs", "make_corpora_reader", "read_docs", "record_to_doc"]
 
 StrPath = Union[str, Path]
 #: The layers that a token can have, and the spaCy attribute that says so.
@@ -209,7 +209,7 @@ class ConvertReport:
     """What a conversion saw. `str(report)` is for people.
 
     sources, dest: The files.
-    documents, sentences, tokens: How many were written; sentences only where the corpus has them.
+    documents, sentences, tokens: How many were written; sentences only where their boundaries are annotated.
     layers: For each layer how many tokens have it (entities: annotated, also as being none), for cats how many
         documents, for questions how many.
     labels: For each layer with labels, how often each one was seen.
@@ -229,7 +229,8 @@ class ConvertReport:
 
     def __str__(self) -> str:
         lines = [f"{', '.join(self.sources)} -> {self.dest}"]
-        lines.append(f"{self.documents} documents, {self.sentences} sentences, {self.tokens} tokens")
+        sentences = f"{self.sentences} sentences" if self.sentences else "no sentence boundaries"
+        lines.append(f"{self.documents} documents, {sentences}, {self.tokens} tokens")
         for layer, count in self.layers.items():
             if layer == "questions":
                 lines.append(f"questions: {count}")
@@ -284,20 +285,12 @@ def convert(
     if not paths:
         raise CorpusError("B201", "There is no source.", "Give one file or more.")
     dest = Path(dest)
-    if dest.suffix != ".spacy" or dest.is_dir():
+    if dest.is_dir():
+        raise CorpusError("B207", "This is a folder.", "Name a file that ends in .spacy.", path=dest)
+    if dest.suffix != ".spacy":
         raise CorpusError("B207", "The result is a file that ends in .spacy.", "Name it so.", path=dest)
     bounds = _parse_slice(slice)
-    if format is None and not options.get("labels_path"):
-        formats = [detect_format(path) for path in paths]
-    else:
-        formats = [format or "lines"] * len(paths)
-    if n_sents is None:
-        n_sents = 10 if set(formats) == {"conllu"} else 1
-    elif n_sents > 1 and set(formats) - {"conllu", "iob"}:
-        what = f"The format {'/'.join(sorted(set(formats)))} has whole texts; only sentences can be joined."
-        raise CorpusError("B203", what, "Leave n_sents out.")
-    elif n_sents < 1:
-        raise CorpusError("B203", f"Documents of {n_sents} sentences can't be made.", "Give n_sents of 1 or more.")
+    formats, n_sents = _settle(paths, format, n_sents, options)
     nlp = _blank(lang)
     report = ConvertReport([str(path) for path in paths], str(dest), limit_problems=limit_problems)
     records = _read_sources(paths, formats, encoding, report.problems.append, options)
@@ -315,10 +308,9 @@ def convert(
     if not records:
         what = "There is nothing to write" + (f": the slice {slice} takes no record." if slice else ".")
         raise CorpusError("B205", what, "Check the source and the slice.", path=paths[0])
-    docs = (record_to_doc(record, nlp, on_problem=report.problems.append, trailing_space=True) for record in records)
     report.sentences = sum(sum(record.sent_starts or ()) for record in records)
     bin = DocBin(store_user_data=any(record.questions is not None for record in records))
-    for doc in group_docs(docs, n_sents, newdocs=[record.newdoc for record in records]):
+    for doc in _make_docs(records, nlp, n_sents, report.problems.append):
         _count(doc, report)
         bin.add(doc)
     if strict and report.problems:
@@ -327,6 +319,51 @@ def convert(
         raise CorpusError("B206", what, "Correct them, or convert without strict.", path=paths[0])
     _write(dest, bin.to_bytes())
     return report
+
+
+def load_docs(path: StrPath, nlp: Language, *, on_problem: Optional[OnProblem] = None) -> List[Doc]:
+    """Documents of a corpus in spaCy's format or in any that `convert` knows, as `convert` would make them.
+
+    path: A `.spacy` file, or a folder that has some (see `read_docs`); any other file, and a folder of brat, are read
+        on the fly with the defaults of `convert`: format detected, UTF-8, ten sentences of CoNLL-U a document.
+    nlp: Its vocabulary is used, and its tokenizer for texts without tokens.
+    on_problem: Called with each annotation that is left out; None raises the first as FormatError B160.
+    Raises CorpusError B210 to B212 for `.spacy` files; FormatError for other sources that don't follow their format, or
+        whose format can't be told.
+    """
+    path = Path(path)
+    if path.suffix == ".spacy" or not path.exists() or (path.is_dir() and not _is_brat(path)):
+        return list(read_docs(path, nlp.vocab))
+    formats, n_sents = _settle([path], None, None, {})
+    report = on_problem or raise_problem
+    return list(_make_docs(_read_sources([path], formats, "utf-8", report, {}), nlp, n_sents, report))
+
+
+def _is_brat(folder: Path) -> bool:
+    return next(folder.rglob("*.spacy"), None) is None and next(folder.rglob("*.ann"), None) is not None
+
+
+def _settle(
+    paths: List[Path], format: Optional[str], n_sents: Optional[int], options: Dict[str, Any]
+) -> Tuple[List[str], int]:
+    """The format of each source, and the sentences a document. Raises CorpusError B203."""
+    if format is None and not options.get("labels_path"):
+        formats = [detect_format(path) for path in paths]
+    else:
+        formats = [format or "lines"] * len(paths)
+    if n_sents is None:
+        n_sents = 10 if set(formats) == {"conllu"} else 1
+    elif n_sents > 1 and set(formats) - {"conllu", "iob"}:
+        what = f"The format {'/'.join(sorted(set(formats)))} has whole texts; only sentences can be joined."
+        raise CorpusError("B203", what, "Leave n_sents out.")
+    elif n_sents < 1:
+        raise CorpusError("B203", f"Documents of {n_sents} sentences can't be made.", "Give n_sents of 1 or more.")
+    return formats, n_sents
+
+
+def _make_docs(records: List[Record], nlp: Language, n_sents: int, on_problem: OnProblem) -> Iterator[Doc]:
+    docs = (record_to_doc(record, nlp, on_problem=on_problem, trailing_space=True) for record in records)
+    return group_docs(docs, n_sents, newdocs=[record.newdoc for record in records])
 
 
 def _blank(lang: str) -> Language:
@@ -358,16 +395,16 @@ _slice = slice  # `convert` has an argument of this name
 def _read_sources(
     paths: List[Path], formats: List[str], encoding: str, on_problem: OnProblem, options: Dict[str, Any]
 ) -> List[Record]:
+    shared: List[Dict[str, Any]] = [options] * len(paths)
     if len(paths) > 1 and options.get("labels") is None:
-        found: Set[str] = set()
-        for path, name in zip(paths, formats):
-            found.update(read_labels(path, format=name, encoding=encoding, **options) or ())
-        if found:
-            options = {**options, "labels": sorted(found)}
+        each = [read_labels(path, format=name, encoding=encoding, **options) for path, name in zip(paths, formats)]
+        labels = sorted({label for found in each for label in found or ()})
+        # None is a format without categories, which takes no labels.
+        shared = [options if found is None or not labels else {**options, "labels": labels} for found in each]
     records: List[Record] = []
-    for path, name in zip(paths, formats):
+    for path, name, given in zip(paths, formats, shared):
         start = len(records)
-        records.extend(read_records(path, format=name, encoding=encoding, on_problem=on_problem, **options))
+        records.extend(read_records(path, format=name, encoding=encoding, on_problem=on_problem, **given))
         records[start].newdoc = True
     return records
 
@@ -397,7 +434,8 @@ def _count(doc: Doc, report: ConvertReport) -> None:
 
 
 def _write(dest: Path, data: bytes) -> None:
-    """Write a file whole or not at all. Raises CorpusError B207."""
+    """Write a file whole or not at all; a link stays one, and its file is written. Raises CorpusError B207."""
+    name, dest = dest, Path(os.path.realpath(dest))
     part = dest.with_name(f".{dest.name}.{os.getpid()}.part")
     try:
         dest.parent.mkdir(parents=True, exist_ok=True)
@@ -410,9 +448,12 @@ def _write(dest: Path, data: bytes) -> None:
         except BaseException:
             part.unlink(missing_ok=True)
             raise
+    except (FileExistsError, NotADirectoryError):
+        what = f"The file can't be written: {name.parent} is no folder."
+        raise CorpusError("B207", what, "Give another path.", path=name) from None
     except OSError as error:
         what = f"The file can't be written: {error.strerror or error}."
-        raise CorpusError("B207", what, "Check space, permissions and path.", path=dest) from None
+        raise CorpusError("B207", what, "Check space, permissions and path.", path=name) from None
 
 
 # -------------------------------------------------------------------------------------------------------- reading
@@ -502,12 +543,14 @@ def make_corpora_reader(
     Each corpus is spread over the whole stream in proportion to its size, in a fixed order, so that every stretch of
     it has all layers. A layer that a corpus lacks is missing in its examples.
 
-    paths: A path, several as a list, or several in a string with commas; each a `.spacy` file or a folder of them.
+    paths: A path, several as a list, or several in a string with commas; each a `.spacy` file or a folder of them,
+        every file of which is a corpus of its own.
     max_length: Longest document in tokens; 0 for no limit. A longer one is split at its ends of sentences. What is
         too long even so, or has no sentences, is left out, and one warning says how much that was.
     limit: Examples at most; 0 for all.
     gold_preproc: Give the corpus' own tokens and single sentences to the pipeline.
     weights: How often a corpus is seen in one pass, by its path as in `paths`: 2 twice, 0.5 every second document.
+        That of a folder holds for each of its files.
     RETURNS: A function from the pipeline to the examples.
     Raises CorpusError B210 to B212 for the files, B213 (no paths), B214 (weights or limits).
     """
@@ -533,7 +576,7 @@ def make_corpora_reader(
                 break
         if left_out and not warned:
             warned.append(left_out)
-            names = ", ".join(corpus.name for corpus in corpora)
+            names = ", ".join(dict.fromkeys(corpus.name for corpus in corpora))
             warnings.warn(
                 f"{left_out} documents or sentences of {names} are longer than max_length ({max_length} tokens) and "
                 "were left out. Give a larger max_length, or 0 for no limit.",
@@ -562,30 +605,25 @@ def _parse_paths(
     for name, weight in weights.items():
         if not (math.isfinite(weight) and weight > 0):
             raise CorpusError("B214", f"The weight {weight} of {name} is not a positive number.", "Correct it.")
-    for path in map(Path, names):
-        _spacy_files(path)
-    return [_Corpus(name, Path(name), weights.get(name, 1.0)) for name in names]
+    return [_Corpus(name, file, weights.get(name, 1.0)) for name in names for file in _spacy_files(Path(name))]
 
 
 def _interleave(corpora: List[_Corpus], vocab: Vocab) -> Iterator[Doc]:
     """Documents of all corpora: the k-th of n stands at (k + 0.5) / n of the stream."""
 
     def stream(number: int, corpus: _Corpus) -> Iterator[Tuple[float, int, int, Doc]]:
-        bins = [(file, _load(file)) for file in _spacy_files(corpus.path)]
-        size = sum(len(bin) for _, bin in bins)
+        bin = _load(corpus.path)
+        size = len(bin)
         whole = int(corpus.weight)
         rest = corpus.weight - whole
         extra = sum(_due(i, rest) for i in range(size))
         total = size * whole + extra
         shown = 0
         for turn in range(whole + (extra > 0)):
-            i = 0
-            for file, bin in bins:
-                for doc in _docs(bin, vocab, file):
-                    if turn < whole or _due(i, rest):
-                        yield ((shown + 0.5) / total, number, shown, doc)
-                        shown += 1
-                    i += 1
+            for i, doc in enumerate(_docs(bin, vocab, corpus.path)):
+                if turn < whole or _due(i, rest):
+                    yield ((shown + 0.5) / total, number, shown, doc)
+                    shown += 1
 
     for _, _, _, doc in merge(*(stream(number, corpus) for number, corpus in enumerate(corpora))):
         yield doc

@@ -9,7 +9,7 @@ the same characters are one token in both.
 Precision, recall and F1 are 0 where nothing could be right but something was asked or claimed, and None (null in
 JSON) where there is neither gold nor prediction; labels of that kind don't enter a macro average.
 
-This module trains nothing, changes no pipeline, and reads no other corpus format than DocBin.
+This module trains nothing, changes no pipeline, and reads no corpus itself (`corpus.load_docs` does).
 
 The JSON report::
 
@@ -942,9 +942,16 @@ def _name_corpora(corpora: Union[Mapping[str, Any], Sequence[Any]]) -> Dict[str,
     else:
         paths = [Path(path) for path in ([corpora] if isinstance(corpora, (str, Path)) else corpora)]
         stems = Counter(path.stem for path in paths)
-        named = [(p.stem if stems[p.stem] == 1 else f"{p.parent.name}/{p.stem}", p) for p in paths]
+        siblings = Counter((path.parent, path.stem) for path in paths)
+
+        def name(path: Path) -> str:
+            if stems[path.stem] == 1:
+                return path.stem
+            return f"{path.parent.name}/{path.stem if siblings[path.parent, path.stem] == 1 else path.name}"
+
+        named = [(name(path), path) for path in paths]
     if not named:
-        raise CorpusError("B405", "There is no corpus to evaluate on.", "Give a DocBin file, or a folder of them.")
+        raise CorpusError("B405", "There is no corpus to evaluate on.", "Give a file, or a folder of .spacy files.")
     twice = [name for name, count in Counter(name for name, _ in named).items() if count > 1]
     if twice:
         raise CorpusError(
@@ -1039,6 +1046,13 @@ def _category_names(docs: Iterable[Doc]) -> str:
     return f" (categories: {', '.join(names[:20])}{', ...' if len(names) > 20 else ''})" if names else ""
 
 
+def _left_out(name: str, problems: Sequence[Any]) -> str:
+    """A note on annotation of a corpus that was left out; `problems` as in `formats.Problem`."""
+    listed = "; ".join(str(problem) for problem in problems[:3])
+    more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
+    return f"Of the corpus '{name}' {len(problems)} annotations were left out: {listed}{more}."
+
+
 def evaluate_model(
     model: Union[str, Path, Language],
     corpora: Union[Mapping[str, Union[str, Path]], Sequence[Union[str, Path]]],
@@ -1058,7 +1072,8 @@ def evaluate_model(
     each file is renamed to its place, ``report.json`` last: a failure before leaves what was there untouched.
 
     model: A folder, the name of a package, or a loaded pipeline.
-    corpora: DocBin files, or folders of them; named by their file names, or by the keys of a mapping.
+    corpora: `.spacy` files, folders of them, or corpora in any format that `corpus.load_docs` reads; named by their
+        file names, or by the keys of a mapping. Annotation that fits no tokens is left out, and a note says so.
     output: The folder to write to; it is made if it isn't there.
     plots: True: draw them; False: don't; None: if matplotlib is there.
     gpu_id: Number of the GPU to load the pipeline on; -1 for the CPU. A loaded pipeline stays where it is.
@@ -1071,7 +1086,7 @@ def evaluate_model(
     Raises ProjectError if the pipeline can't be loaded or fails, the output can't be written or matplotlib is missing;
         CorpusError if a corpus can't be read, or has no layer that the pipeline gives.
     """
-    from .corpus import read_docs
+    from .corpus import load_docs
 
     output = Path(output)
     _check_output(output)
@@ -1089,7 +1104,12 @@ def evaluate_model(
         drawn = False
         notes.append("No plots were drawn: matplotlib isn't installed (pip install 'beto_spacy[plots]').")
     nlp = model if isinstance(model, Language) else load_pipeline(model, gpu=gpu_id)
-    golds = {name: list(read_docs(path, nlp.vocab)) for name, path in paths.items()}
+    golds = {}
+    for name, path in paths.items():
+        problems: List[Any] = []
+        golds[name] = load_docs(path, nlp, on_problem=problems.append)
+        if problems:
+            notes.append(_left_out(name, problems))
     entries = {}
     layers: set = set()
     for name, gold in golds.items():
@@ -1310,7 +1330,12 @@ def _render_corpus(entry: Scores) -> List[str]:
         lines += _grid(["Metric", "Precision", "Recall", "F1", "Aligned accuracy"], rows)
     numbers = {key: value for key, value in entry["spacy"].items() if isinstance(value, (int, float))}
     if numbers:
-        lines += ["### spaCy's Scorer", "", *_grid(["Score", "Value"], [(k, _percent(v)) for k, v in numbers.items()])]
+        lines += ["### spaCy's Scorer", ""]
+        lines += [
+            "spaCy's own way of counting, which may leave out tokens that gold and pipeline split differently.",
+            "",
+        ]
+        lines += [*_grid(["Score", "Value"], [(k, _percent(v)) for k, v in numbers.items()])]
     if entry.get("speed"):
         lines += ["### Speed", "", *_render_speed(entry["speed"])]
     return lines

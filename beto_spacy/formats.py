@@ -104,7 +104,8 @@ class Problem:
     message: str
 
     def __str__(self) -> str:
-        return f"{self.path}:{self.line}: {self.id} {self.start}-{self.end} {self.label}: {self.message}"
+        place = f" {self.start}-{self.end}" if 0 <= self.start < self.end else ""
+        return f"{self.path}:{self.line}: {self.id}{place} {self.label}: {self.message}"
 
 
 OnProblem = Callable[[Problem], None]
@@ -149,20 +150,29 @@ def _decode(data: bytes, encoding: str, path: StrPath) -> str:
         raise FormatError("B103", f"There is no encoding '{encoding}'.", "Try utf-8 or latin-1.", path=path) from None
     except UnicodeDecodeError as error:
         if b"\0" in data:
-            raise _binary(path) from None
+            raise _binary(path, data) from None
         before = data[: error.start]
         column = error.start - (before.rfind(b"\n") + 1) + 1
         fix = "Save the file as UTF-8, or name its encoding, for example --encoding latin-1."
         what = f"Byte {column} of the line (0x{data[error.start]:02x}) is not {encoding}."
         raise FormatError("B103", what, fix, path=path, line=before.count(b"\n") + 1) from None
+    except UnicodeError as error:  # of codecs that aren't for files, such as idna
+        what = f"The file can't be read as {encoding}: {error}."
+        raise FormatError("B103", what, "Try utf-8 or latin-1.", path=path) from None
     if "\0" in text:
-        raise _binary(path)
+        raise _binary(path, data, text.count("\n", 0, text.index("\0")) + 1)
+    if "\r" in text and "\n" not in text:
+        fix = "Save the file with line ends of today (LF or CRLF)."
+        raise FormatError("B107", "The lines end in carriage returns alone.", fix, path=path)
     return text[1:] if text.startswith("\ufeff") else text
 
 
-def _binary(path: StrPath) -> FormatError:
+def _binary(path: StrPath, data: bytes, line: Optional[int] = None) -> FormatError:
+    if data.startswith(_COMPRESSED):
+        return FormatError("B102", "This is a compressed file.", "Unpack it first.", path=path)
     fix = "Check the path; for UTF-16 text give --encoding utf-16."
-    return FormatError("B102", "This is a binary file (it has NUL bytes), not a corpus.", fix, path=path)
+    what = "This is a binary file (it has NUL bytes), not a corpus."
+    return FormatError("B102", what, fix, path=path, line=line)
 
 
 def _read_text(path: Path, encoding: str) -> str:
@@ -190,6 +200,9 @@ def _empty(path: StrPath) -> FormatError:
 
 _BY_EXTENSION = {".conllu": "conllu", ".iob": "iob", ".iob2": "iob", ".jsonl": "jsonl", ".csv": "csv", ".tsv": "tsv"}
 _ARCHIVES = (".tar", ".tar.xz", ".tar.gz", ".tgz", ".txz", ".tar.bz2")
+#: How files of gzip, xz, zip, bzip2 and zstd begin.
+_COMPRESSED = (b"\x1f\x8b", b"\xfd7zXZ\0", b"PK\x03\x04", b"BZh", b"\x28\xb5\x2f\xfd")
+_UTF16 = (b"\xff\xfe", b"\xfe\xff")
 _IOB_TAG = re.compile(r"^(?:O|([BILUES])-(\S+))$")
 
 
@@ -208,7 +221,12 @@ def detect_format(path: StrPath) -> str:
     if path.is_dir():
         if any(not _hidden(file, path) for file in path.rglob("*.ann")):
             return "brat"
-        raise _undecided(path, "The folder has no .ann files.")
+        raise FormatError(
+            "B104",
+            "The folder has no .ann files, and of the formats only brat is read from a folder.",
+            "Give the files of the corpus themselves.",
+            path=path,
+        )
     name = path.name.lower()
     if (
         name.endswith(_ARCHIVES)
@@ -222,10 +240,12 @@ def detect_format(path: StrPath) -> str:
     if path.suffix.lower() in _BY_EXTENSION:
         return _BY_EXTENSION[path.suffix.lower()]
     head = data[:65536]
-    if b"\0" in head and not head.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise _binary(path)
-    sample = (data if name.endswith(".json") else head).decode("utf-8-sig", errors="replace")
-    if sample.lstrip().startswith("{"):
+    wide = head.startswith(_UTF16)
+    if head.startswith(_COMPRESSED) or (b"\0" in head and not wide):
+        raise _binary(path, data)
+    as_json = name.endswith(".json")
+    sample = (data if as_json else head).decode("utf-16" if wide else "utf-8-sig", errors="replace")
+    if as_json or sample.lstrip().startswith("{"):
         return _detect_json(path, sample)
     lines = [line.rstrip("\r") for line in sample.split("\n")]
     if len(data) > len(head):
@@ -258,11 +278,13 @@ def _detect_json(path: Path, sample: str) -> str:
         first = None
     if isinstance(first, dict) and "text" in first:
         return "jsonl"
+    if whole is None and '"paragraphs"' in sample:
+        return "squad"  # a broken one, whose reader says the line
     raise _undecided(path, "This JSON is neither SQuAD (data, paragraphs) nor one object with a text a line.")
 
 
 def _undecided(path: Path, what: str) -> FormatError:
-    return FormatError("B104", what, f"Name the format: --format {'|'.join(FORMATS)}.", path=path)
+    return FormatError("B104", what, f"Name the format: beto-spacy convert --format {'|'.join(FORMATS)}.", path=path)
 
 
 # -------------------------------------------------------------------------------------------------------- reading
@@ -370,7 +392,7 @@ def _decode_tags(
 
     def broken(i: int, what: str) -> None:
         if not repair:
-            fix = "Correct the tag, or give repair (it starts or ends an entity there)."
+            fix = "Correct the tag, or convert with repair (--repair), which starts or ends an entity there."
             raise FormatError("B122", what, fix, path=path, line=lines[min(i, len(lines) - 1)])
 
     for i, tag in enumerate(tags):
@@ -407,7 +429,7 @@ _ID_WORD = re.compile(r"^[1-9]\d*$")
 _ID_RANGE = re.compile(r"^([1-9]\d*)-([1-9]\d*)$")
 _ID_EMPTY = re.compile(r"^(\d+)\.([1-9]\d*)$")
 _FEATURE = re.compile(r"^[A-Za-z0-9\[\]]+=[^=|\s]+$")
-_MISC_ENTITY = re.compile(r"^(?:(?:name|NE)=)(O|[BILUES]-\S+)$|^([BILU]-[A-Z_]+)$")
+_MISC_ENTITY = re.compile(r"^(?:(?:name|NE)=)(.*)$|^([BILU]-[A-Z_]+)$")
 _SPACES = {r"\s": " ", r"\t": "\t", r"\r": "\r", r"\n": "\n", r"\p": "|", r"\\": "\\", "\u00a0": "\u00a0"}
 _DEP_COLUMNS = {"lemma": 2, "upos": 3, "xpos": 4, "feats": 5, "head": 6, "deprel": 7}
 
@@ -448,20 +470,30 @@ def _conllu_sentences(lines: List[_Line], path: Path) -> List[_Sentence]:
         if len(row) != 10:
             what = f"A word line has {len(row)} columns; CoNLL-U has 10, separated by tabs."
             raise FormatError("B110", what, "Check the line, and that no tab became spaces.", path=path, line=number)
+        if "" in row[2:]:
+            what = f"Column {row.index('', 2) + 1} of this line is empty."
+            raise FormatError("B110", what, "Write _ where there is no value.", path=path, line=number)
         rows.append((number, row))
     if not sentences:
         raise FormatError("B105", "There is no sentence in this file.", "Check that it was saved whole.", path=path)
+    if any(_COMMENT_TEXT.match(comment.text) for comment in comments):
+        what = "The file ends after the comments of a sentence."
+        raise FormatError("B110", what, "Check that it was saved whole.", path=path, line=comments[0].number)
     return sentences
 
 
-def _misc_entity(misc: str) -> str:
+def _misc_entity(misc: str, path: Path, line: int) -> str:
     """The entity tag in MISC, "" if there is none."""
     if misc == "_":
         return ""
     for part in misc.split("|"):
         match = _MISC_ENTITY.match(part)
         if match:
-            return match.group(1) or match.group(2)
+            tag = match.group(2) or match.group(1)
+            if not _IOB_TAG.match(tag):
+                what = f"'{part}' in MISC is not an entity tag."
+                raise FormatError("B121", what, "Write it as NE=O, NE=B-TYPE or NE=I-TYPE.", path=path, line=line)
+            return tag
     return ""
 
 
@@ -472,9 +504,9 @@ def _read_conllu(
     layers = set()
     tagged = []
     for sentence in sentences:
-        words = [row for _, row in sentence.rows if _ID_WORD.match(row[0])]
-        layers.update(name for name, column in _DEP_COLUMNS.items() if any(row[column] != "_" for row in words))
-        tagged.append([_misc_entity(row[9]) for row in words])
+        words = [(line, row) for line, row in sentence.rows if _ID_WORD.match(row[0])]
+        layers.update(name for name, column in _DEP_COLUMNS.items() if any(row[column] != "_" for _, row in words))
+        tagged.append([_misc_entity(row[9], path, line) for line, row in words])
     scheme = ""
     if any(any(tags) for tags in tagged):
         scheme = _scheme([[tag or "O" for tag in tags] for tags in tagged], path)
@@ -595,7 +627,7 @@ def _conllu_heads(rows: List[Tuple[int, List[str]]], path: Path) -> List[Optiona
         if row[6] == "_":
             heads.append(None)
             continue
-        if not row[6].isdecimal():
+        if not (row[6].isascii() and row[6].isdecimal()):
             bad(f"The head '{row[6]}' is not a number.", line)
         head = int(row[6])
         if head > len(rows):
@@ -621,6 +653,10 @@ def _conllu_heads(rows: List[Tuple[int, List[str]]], path: Path) -> List[Optiona
             trail.append(node)
             node = heads[node]
         done.update(trail)
+    for index, (line, row) in enumerate(rows):
+        if "_" not in (row[6], row[7]) and (index == root) != (row[7].partition(":")[0].lower() == "root"):
+            fix = "The word with HEAD 0 has the relation root, and no other word has."
+            bad(f"Word {index + 1} has the head {row[6]} and the relation '{row[7]}'.", line, fix)
     return heads
 
 
@@ -876,7 +912,7 @@ def _brat_files(path: Path) -> Dict[str, Dict[str, Tuple[str, bytes]]]:
                             place = f"{path}/{member.name}"
                             files[name.with_suffix("").as_posix()][name.suffix] = (place, content.read())
         except (tarfile.TarError, EOFError, lzma.LZMAError, zlib.error, OSError) as error:
-            what = f"The archive can't be read: {error}."
+            what = f"The archive can't be read: {str(error).splitlines()[0].rstrip(':')}."
             raise FormatError("B101", what, "Download it again.", path=path) from None
     return files
 
@@ -1028,8 +1064,14 @@ def _read_jsonl(
 
         try:
             value = json.loads(line)
+        except json.JSONDecodeError as error:
+            bad(f"The line is not JSON: {error.msg} at column {error.colno}.")
         except (ValueError, RecursionError) as error:
             bad(f"The line is not JSON: {error}.")
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            bad("The line has half a character (a lone \\ud8.. or \\udc..).", "Write the character itself.")
         if not isinstance(value, dict) or not isinstance(value.get("text"), str):
             bad("The line has no object with a text.")
         keys = [key for key in ("cats", "label", "labels") if value.get(key) is not None]
@@ -1129,13 +1171,27 @@ def _pick(
     """Index of the column that an option names, or that has one of the usual names."""
     if wanted is None:
         low = [name.lower() for name in header or ()]
-        return next((low.index(name) for name in names if name in low), None)
+        usual = next((name for name in names if name in low), None)
+        if usual is None:
+            return None
+        return _pick((header or [])[low.index(usual)], option, header, names, width, path)
+    if header is not None and header.count(str(wanted)) > 1:
+        what = f"There are {header.count(str(wanted))} columns '{wanted}'."
+        raise FormatError("B141", what, f"Give {option} the number of the one, from 0.", path=path, line=1)
     if header is not None and str(wanted) in header:
         return header.index(str(wanted))
     if str(wanted).isdecimal() and int(wanted) < width:
         return int(wanted)
     columns = ", ".join(header) if header else f"0 to {width - 1}, without a header"
     raise FormatError("B141", f"There is no column '{wanted}'.", f"Give {option} one of: {columns}.", path=path)
+
+
+def _looks_like_titles(rows: List[Tuple[int, List[str]]]) -> bool:
+    """Whether some column has numbers everywhere but in the first row."""
+    columns = list(zip(*(cells for _, cells in rows)))
+    return len(rows) > 1 and any(
+        not column[0].strip().isdecimal() and all(cell.strip().isdecimal() for cell in column[1:]) for column in columns
+    )
 
 
 def _read_table(
@@ -1167,9 +1223,15 @@ def _read_table(
             what = f"The row has {len(cells)} cells, {'the header' if titles else 'the first row'} has {width}."
             fix = "Check its delimiters and quotes (options delimiter and quoting)."
             raise FormatError("B142", what, fix, path=path, line=number)
+        if titles and cells == rows[0][1]:
+            raise FormatError("B142", "The header stands here again.", "Remove the line.", path=path, line=number)
     if width < 2:
         what = "The rows have one cell; a text and its label are two."
         raise FormatError("B142", what, "Check the delimiter.", path=path, line=rows[0][0])
+    if titles is None and header == "auto" and _looks_like_titles(rows):
+        what = f"The first line looks like a header with names that aren't known: {', '.join(top)}."
+        fix = "Name the columns (--text-column, --label-column), or say that there is no header (--header no)."
+        raise FormatError("B141", what, fix, path=path, line=rows[0][0])
     text_at = _pick(text_column, "text_column", titles, _TEXT_NAMES, width, path)
     label_at = _pick(label_column, "label_column", titles, _LABEL_NAMES, width, path)
     id_at = _pick(id_column, "id_column", titles, _ID_NAMES, width, path)
@@ -1313,6 +1375,12 @@ def _read_squad(path: Path, encoding: str, on_problem: OnProblem) -> Iterator[Re
         bad(f"The file is not JSON: {error}.", getattr(error, "lineno", 1))
     if not isinstance(data, dict) or not isinstance(data.get("data"), list):
         bad("There is no list 'data'.")
+    try:
+        json.dumps(data, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        half = re.search(r"\\u[dD][89a-fA-F]", raw)
+        line = raw.count("\n", 0, half.start()) + 1 if half else 1
+        bad("The file has half a character (a lone \\ud8.. or \\udc..).", line)
     number = 0
     for article in data["data"]:
         if not isinstance(article, dict) or not isinstance(article.get("paragraphs"), list):
@@ -1360,7 +1428,7 @@ def _squad_question(
     for answer in given:
         text = answer.get("text") if isinstance(answer, dict) else None
         start = answer.get("answer_start") if isinstance(answer, dict) else None
-        if not isinstance(text, str) or not isinstance(start, int):
+        if not isinstance(text, str) or not isinstance(start, int) or isinstance(start, bool):
             bad(f"An answer of question {identifier} has no text or no answer_start.", line_of(identifier))
         if text and start >= 0 and context.startswith(text, start):
             answers.append({"text": text, "start": start})

@@ -14,7 +14,7 @@ from spacy.training import Corpus, Example
 from thinc.api import Adam
 
 from beto_spacy import corpus as corpus_module
-from beto_spacy.corpus import convert, group_docs, make_corpora_reader, read_docs, record_to_doc
+from beto_spacy.corpus import convert, group_docs, load_docs, make_corpora_reader, read_docs, record_to_doc
 from beto_spacy.errors import CorpusError, FormatError
 from beto_spacy.formats import Record
 
@@ -238,6 +238,56 @@ def test_convert_and_report(tmp_path, files, nlp):
     assert "P 2" in str(convert(files["tsv"], tmp_path / "y.spacy"))
 
 
+def test_sentences_are_counted_where_they_are_annotated(tmp_path, files):
+    assert convert(files["iob"], tmp_path / "y.spacy").sentences == 4
+    report = convert(files["tsv"], tmp_path / "y.spacy")
+    assert report.sentences == 0 and "4 documents, no sentence boundaries, " in str(report)
+    report = convert([files["conllu"], files["tsv"]], tmp_path / "y.spacy")
+    assert (report.documents, report.sentences) == (8, 4), "labels of the one are no option of the other"
+    assert report.layers["cats"] == 4
+
+
+def test_load_docs_equals_convert(tmp_path, files, nlp):
+    for name in CONTENT:
+        convert(files[name], tmp_path / "y.spacy")
+        for source in (files[name], str(tmp_path / "y.spacy")):
+            assert DocBin(docs=load_docs(source, nlp)).to_bytes() == (tmp_path / "y.spacy").read_bytes()
+    assert len(load_docs(files["conllu"], nlp)) == 1, "ten sentences a document"
+
+
+def test_load_docs_of_folders_and_problems(tmp_path, files, nlp):
+    assert [doc.text for doc in load_docs(tmp_path, nlp)] == [doc.text for doc in read_docs(tmp_path, nlp.vocab)]
+    folder = tmp_path / "brat"
+    folder.mkdir()
+    (folder / "d.txt").write_text("Vive en Lima.", encoding="utf8")
+    (folder / "d.ann").write_text("T1\tLOC 8 10\tLi\n", encoding="utf8")
+    with pytest.raises(FormatError, match="B160.*'Li'"):
+        load_docs(folder, nlp)
+    problems = []
+    (doc,) = load_docs(folder, nlp, on_problem=problems.append)
+    assert [p.label for p in problems] == ["LOC"] and [token.ent_iob_ for token in doc] == ["O", "O", "", "O"]
+
+
+@pytest.mark.parametrize(
+    "name, content, error, code",
+    [
+        ("none.conllu", None, CorpusError, "B210"),
+        ("x.spacy", b"text", CorpusError, "B212"),
+        ("x.dat", b"some text", FormatError, "B104.*beto-spacy convert --format"),
+        ("x.conllu", b"1\ta\n", FormatError, "B110.*x.conllu:1"),
+        ("folder", "folder", CorpusError, "B211"),
+    ],
+)
+def test_load_docs_says_what_is_wrong(tmp_path, nlp, name, content, error, code):
+    path = tmp_path / name
+    if content == "folder":
+        path.mkdir()
+    elif content is not None:
+        path.write_bytes(content)
+    with pytest.raises(error, match=code):
+        load_docs(path, nlp)
+
+
 def test_missing_layers_survive_the_file(files, nlp):
     assert [annotated(doc) for doc in read_docs(files["tsv.spacy"], nlp.vocab)] == [set()] * 4
     assert [annotated(d) for d in read_docs(files["iob.spacy"], nlp.vocab)] == [{"TAG", "ENT_IOB", "SENT_START"}] * 4
@@ -364,8 +414,19 @@ def test_interruptions_leave_the_old_file(files, tmp_path, monkeypatch, failure,
 
 
 def test_result_in_a_place_that_is_no_folder(files, tmp_path):
-    with pytest.raises(CorpusError, match="B207"):
+    with pytest.raises(CorpusError, match="B207.*x.iob is no folder"):
         convert(files["conllu"], files["iob"] / "x.spacy")
+    (tmp_path / "dir.spacy").mkdir()
+    with pytest.raises(CorpusError, match="B207.*This is a folder"):
+        convert(files["conllu"], tmp_path / "dir.spacy")
+
+
+def test_result_through_a_link(files, tmp_path, nlp):
+    (tmp_path / "far").mkdir()
+    (tmp_path / "link.spacy").symlink_to(tmp_path / "far" / "x.spacy")
+    convert(files["iob"], tmp_path / "link.spacy")
+    assert (tmp_path / "link.spacy").is_symlink() and os.listdir(tmp_path / "far") == ["x.spacy"]
+    assert len(list(read_docs(tmp_path / "far" / "x.spacy", nlp.vocab))) == 4
 
 
 # ------------------------------------------------------------------------------------------------------ reading
@@ -433,6 +494,19 @@ def test_weights(files, nlp, weight, times):
     counts = Counter(eg.reference.text for eg in reader(nlp))
     assert [counts[text] for text in TEXTS] == times
     assert sum(counts.values()) == sum(times) + 4
+
+
+def test_the_files_of_a_folder_are_mixed_too(files, tmp_path, nlp):
+    """Sorted one after the other they would be all of one kind for a while."""
+    folder = tmp_path / "train"
+    folder.mkdir()
+    for name in CONTENT:
+        (tmp_path / f"{name}.spacy").rename(folder / f"{name}.spacy")
+    kinds = [("t" if eg.reference.cats else "c") for eg in make_corpora_reader(folder)(nlp)]
+    assert kinds == ["c", "c", "t"] * 4
+    counts = Counter(eg.reference.text for eg in make_corpora_reader(folder, weights={str(folder): 1.5})(nlp))
+    extra = [f"{text} Qué cosa más rara" for text in TEXTS]
+    assert [counts[text] for text in TEXTS] == [4, 2, 4, 2] and [counts[text] for text in extra] == [2, 1, 2, 1]
 
 
 def test_long_documents_are_split_at_sentences(files, tmp_path, nlp):

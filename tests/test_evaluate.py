@@ -17,7 +17,8 @@ from spacy.vocab import Vocab
 from udtools.udeval import evaluate, load_conllu
 
 from beto_spacy import evaluate as module
-from beto_spacy.errors import CorpusError, ProjectError
+from beto_spacy.corpus import convert
+from beto_spacy.errors import CorpusError, FormatError, ProjectError
 from beto_spacy.evaluate import (
     CategoryGroup,
     attribute_scores,
@@ -975,27 +976,13 @@ def gold_docs(nlp):
     return docs
 
 
-@pytest.fixture
-def read_docs(monkeypatch):
-    """A corpus reader of the same signature as beto_spacy.corpus.read_docs, for one file at a time."""
-
-    def read(path, vocab):
-        if not path.exists():
-            raise CorpusError("B201", "There is no corpus here.", "Check the path.", path=path)
-        return DocBin().from_disk(path).get_docs(vocab)
-
-    fake = types.ModuleType("beto_spacy.corpus")
-    fake.read_docs = read
-    monkeypatch.setitem(sys.modules, "beto_spacy.corpus", fake)
-
-
 def save(path, docs):
     DocBin(docs=docs, store_user_data=True).to_disk(path)
     return path
 
 
 @pytest.fixture
-def corpora(tmp_path, read_docs):
+def corpora(tmp_path):
     nlp = spacy.blank("es")
     (tmp_path / "corpora").mkdir()
     full = save(tmp_path / "corpora" / "todo.spacy", gold_docs(nlp))
@@ -1071,6 +1058,39 @@ def test_a_report_says_the_same_twice(tmp_path, corpora):
     assert not re.search(r"20\d\d-", (tmp_path / "one" / "report.md").read_text(encoding="utf8"))
 
 
+def test_corpora_in_their_own_formats(tmp_path):
+    """The scores of a file read on the fly are those of the same file converted."""
+    rows = ["Ana B-PER", "vive O", "en O", "Lima B-LOC", ". O", "", "Marta B-PER", "ríe O", ". O", ""]
+    (tmp_path / "x.iob").write_text("\n".join(rows), encoding="utf8")
+    (tmp_path / "x.tsv").write_text("1\tes malo y más\tN\n2\testá bien así\tP\n", encoding="utf8")
+    convert(tmp_path / "x.iob", tmp_path / "y.spacy")
+    nlp = pipeline()
+    options = dict(plots=False, n_words_per_second_runs=0)
+    files = [tmp_path / name for name in ("x.iob", "x.tsv", "y.spacy")]
+    report = evaluate_model(nlp, files, tmp_path / "out", **options)
+    folder = tmp_path.name
+    assert list(report["corpora"]) == [f"{folder}/x.iob", f"{folder}/x.tsv", "y"] and report["notes"] == []
+    entities, categories, converted = report["corpora"].values()
+    assert entities == converted and prf(entities["entities"]["spans"]["micro"]) == pytest.approx((2 / 3, 2 / 3, 2 / 3))
+    assert categories["categories"]["textcat"]["documents"] == 2
+    with pytest.raises(FormatError, match="B120.*x.iob:2"):
+        files[0].write_text("Ana B-PER\nvive\n", encoding="utf8")
+        evaluate_model(nlp, files[:1], tmp_path / "bad", **options)
+    assert not (tmp_path / "bad").exists()
+
+
+def test_annotation_that_was_left_out_is_noted(tmp_path):
+    (tmp_path / "brat").mkdir()
+    (tmp_path / "brat" / "d.txt").write_text("Ana vive en Lima.", encoding="utf8")
+    marks = ["T1\tLOC 12 16\tLima\n"] + [f"T{i}\tPER 0 {i}\t{'Ana'[:i]}\n" for i in (1, 2)]
+    (tmp_path / "brat" / "d.ann").write_text("".join(marks), encoding="utf8")
+    report = evaluate_model(pipeline(), [tmp_path / "brat"], tmp_path / "out", plots=False, n_words_per_second_runs=0)
+    (note,) = report["notes"]
+    assert note.startswith("Of the corpus 'brat' 2 annotations were left out: ") and "d 0-2 PER" in note
+    assert report["corpora"]["brat"]["entities"]["spans"]["micro"]["support"] == 1
+    assert f"Note: {note}" in (tmp_path / "out" / "report.md").read_text(encoding="utf8")
+
+
 def test_gold_tokens(tmp_path, corpora):
     report = evaluate_model(
         pipeline(), {"a/b": corpora[0]}, tmp_path / "out", gold_tokens=True, plots=False, batch_size=1
@@ -1101,7 +1121,7 @@ def test_bad_input_is_refused(tmp_path, corpora):
         (ProjectError, "B407.*folder", dict(output=taken / "deeper")),
         (CorpusError, "B405", dict(corpora=[])),
         (CorpusError, "B406", dict(corpora=[corpora[0], corpora[0]])),
-        (CorpusError, "B201", dict(corpora=[tmp_path / "none.spacy"])),
+        (CorpusError, "B210", dict(corpora=[tmp_path / "none.spacy"])),
         (ProjectError, "B408", dict(batch_size=0)),
         (ProjectError, "B408", dict(n_words_per_second_runs=-1)),
         (ProjectError, "B512", dict(model="nowhere", gpu_id=99)),
@@ -1116,7 +1136,7 @@ def test_bad_input_is_refused(tmp_path, corpora):
         evaluate_model(nlp, corpora, tmp_path / "odd", plots=False)
 
 
-def test_a_corpus_without_a_common_layer_is_refused(tmp_path, read_docs):
+def test_a_corpus_without_a_common_layer_is_refused(tmp_path):
     nlp = spacy.blank("es")
     nlp.add_pipe("sentencizer")
     doc = nlp.make_doc("Muy bien")

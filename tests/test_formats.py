@@ -262,7 +262,16 @@ BAD_CONLLU = [
     ("only comments", "# a\n# b\n", None, "no sentence"),
     ("empty", "", None, "nothing"),
     ("latin-1", "# á\n".encode() + "# año\n".encode("latin-1") + bad().encode(), 2, "Byte 4"),
-    ("nul", b"\0\1\2", None, "binary"),
+    ("nul", b"# a\n\0\1\2", 2, "binary"),
+    ("gzip", b"\x1f\x8b\x08\0\0", None, "compressed"),
+    ("old line ends", bad().replace("\n", "\r"), None, "carriage returns"),
+    ("head digit", bad(WORDS[0], "2 b b X _ _ \u0661 dep _ _"), 2, "not a number"),
+    ("root below", bad(WORDS[0], "2 b b X _ _ 1 root _ _"), 2, "head 1 and the relation 'root'"),
+    ("top no root", bad("1 a a X _ _ 0 dep _ _", WORDS[1]), 1, "head 0 and the relation 'dep'"),
+    ("empty column", bad().replace("\tdep\t", "\t\t"), 2, "Column 8"),
+    ("cut off", bad() + "# sent_id = s2\n# text = c\n", 4, "ends after the comments"),
+    ("entity prefix", bad(WORDS[0], "2 b b X _ _ 1 dep _ NE=b-PER"), 2, "'NE=b-PER' in MISC"),
+    ("entity type only", bad(WORDS[0], "2 b b X _ _ 1 dep _ NE=PER"), 2, "'NE=PER' in MISC"),
     ("entity", bad(WORDS[0], "2 b b X _ _ 1 dep _ NE=I-PER"), 2, "doesn't continue"),
     ("schemes", bad(WORDS[0][:-1] + "NE=U-PER", "2 b b X _ _ 1 dep _ NE=S-PER"), None, "mix"),
 ]
@@ -287,6 +296,8 @@ def test_encoding_is_named_in_the_hint(tmp_path):
     assert one(path, encoding="latin-1").words == ["año"]
     with pytest.raises(FormatError, match="no encoding 'utf-99'"):
         list(read_records(path, encoding="utf-99"))
+    with pytest.raises(FormatError, match="B103.*can't be read as undefined"):
+        list(read_records(path, encoding="undefined"))
 
 
 # ---------------------------------------------------------------------------------------------------------- iob
@@ -555,7 +566,13 @@ def test_parallel_lines(tmp_path):
         ("x.csv", "text,label\n", {}, None, "no texts"),
         ("x.csv", "uno\ndos\n", {}, 1, "one cell"),
         ("x.csv", "text,other\na,P\n", {"header": "yes"}, None, "which column has the label"),
-        ("x.jsonl", '{"text": "a"}\n{"text": \n', {}, 2, "not JSON"),
+        ("x.tsv", "id\ttext\tlabel\n1\ta\tP\nid\ttext\tlabel\n", {}, 3, "header stands here again"),
+        ("x.tsv", "Nr\tMensaje\tClase\n1\ta b c\tP\n2\td e f\tN\n", {}, 1, "looks like a header"),
+        ("x.csv", "text,label,label\na,P,N\n", {}, 1, "2 columns 'label'"),
+        ("x.csv", "text,x,x\na,P,N\n", {"label_column": "x"}, 1, "2 columns 'x'"),
+        ("x.jsonl", '{"text": "a"}\n{"text": \n', {}, 2, "not JSON: Expecting value at column 10"),
+        ("x.jsonl", '{"text": "a"}\n{"text": "a\\ud83d"}\n', {}, 2, "half a character"),
+        ("x.jsonl", '{"text": "a", "label": "\\udc00"}\n', {}, 1, "half a character"),
         ("x.jsonl", '{"label": "a"}\n', {}, 1, "no object with a text"),
         ("x.jsonl", '{"text": "a", "label": "x", "cats": {"x": 1}}\n', {}, 1, "both"),
         ("x.jsonl", '{"text": "a", "label": 3}\n', {}, 1, "not a string"),
@@ -625,6 +642,8 @@ def test_squad_wrong_offset_is_reported(tmp_path, answer):
         ('{"data": [{"paragraphs": [{"qas": []}]}]}', "no context"),
         ('{"data": [{"paragraphs": [{"context": "a", "qas": [{"id": 1}]}]}]}', "no question"),
         (json.dumps(squad(answers=[{"text": "a"}])), "no answer_start"),
+        (json.dumps(squad(answers=[{"text": "L", "answer_start": True}])), "no answer_start"),
+        ('{"data": [\n{"title": "a\\ud83d"}]}', "x.json:2: The file has half a character"),
     ],
 )
 def test_bad_squad_says_what(tmp_path, content, words):
@@ -645,6 +664,8 @@ def test_bad_squad_says_what(tmp_path, content, words):
         ("esp.testa", IOB2, "iob"),
         ("a.iob2", IOB2, "iob"),
         ("a.json", json.dumps(squad()), "squad"),
+        ("a.json", json.dumps(squad())[:-5], "squad"),
+        ("a.txt", DAMELO.encode("utf-16"), "conllu"),
         ("a.json", '{"text": "a", "label": "b"}\n', "jsonl"),
         ("a.csv", "text,label\na,b\n", "csv"),
     ],
@@ -659,6 +680,8 @@ def test_detection(tmp_path, name, content, expected):
     [
         ("a.txt", "Una frase cualquiera.", "--format"),
         ("a.json", "{}", "--format"),
+        ("a.json", '[{"text": "a", "label": "b"}]', "one object with a text a line"),
+        ("a.bin", b"PK\x03\x04", "compressed"),
         ("a.bin", b"\x7fELF\0\0", "binary"),
         ("a.conllu", "", "nothing"),
     ],
@@ -671,7 +694,7 @@ def test_undecidable(tmp_path, name, content, words):
 def test_missing_paths_formats_and_options(tmp_path):
     with pytest.raises(FormatError, match="no such file"):
         list(read_records(tmp_path / "none.conllu"))
-    with pytest.raises(FormatError, match="--format"):
+    with pytest.raises(FormatError, match="only brat is read from a folder"):
         list(read_records(tmp_path))
     with pytest.raises(FormatError, match="no format 'xml'"):
         list(read_records(tmp_path, format="xml"))
