@@ -97,7 +97,10 @@ def convert_command(sources: Tuple[Path, ...], dest: Path, slice: Optional[str],
 @click.option("--gold-tokens", is_flag=True, help="Annotate the corpus' own tokens instead of its text.")
 @click.option("--title", help="Heading of the report.")
 def evaluate_command(model: str, corpora: Tuple[Path, ...], output: Path, gpu: int, runs: int, **options: Any) -> None:
-    """Score MODEL (a package or a folder) on CORPORA: report.json, report.md and plots in a folder."""
+    """Score MODEL (a package or a folder) on CORPORA: report.json, report.md and plots in a folder.
+
+    CORPORA are .spacy files, folders of them, or any format that 'convert' knows without being told.
+    """
     from .evaluate import evaluate_model, render_summary
 
     report = evaluate_model(model, corpora, output, gpu_id=gpu, n_words_per_second_runs=runs, **options)

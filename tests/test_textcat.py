@@ -1,5 +1,7 @@
 """The exclusive text categorizer: documents without its labels teach nothing and aren't scored."""
 
+import pickle
+
 import numpy
 import pytest
 import spacy
@@ -255,3 +257,12 @@ def test_spacys_multilabel_categorizer_is_right_about_missing(mixed):
     assert (parameters(pipe) == before).all()
     only = [mixed[0], mixed[2], mixed[4]]
     assert pipe.score(mixed) == pipe.score(only)
+
+
+def test_a_pipeline_with_it_can_be_pickled():
+    """Where processes are spawned, nlp.pipe(n_process=2) pickles its components."""
+    nlp, _ = build()
+    again = pickle.loads(pickle.dumps(nlp.get_pipe("beto_textcat")))
+    for text in TEXTS:
+        assert again(nlp.make_doc(text)).cats == nlp(text).cats
+    assert again.score(annotated(nlp)).keys() == nlp.get_pipe("beto_textcat").score(annotated(nlp)).keys()

@@ -8,6 +8,7 @@ spaCy's own `textcat_multilabel` already treats an absent label as missing, in t
 multi-label categorizer of ours.
 """
 
+from functools import partial
 from typing import Any, Callable, Dict, Iterable, Optional, Tuple
 
 import numpy
@@ -38,14 +39,17 @@ def make_textcat_scorer(exclusive: bool = True) -> Callable[..., Dict[str, Any]]
         annotated document at all there are no scores: an empty dict, not zeros.
     """
 
-    def score(examples: Iterable[Example], *, labels: Iterable[str] = (), **settings: Any) -> Dict[str, Any]:
-        labels = list(labels)
-        annotated = [example for example in examples if _is_annotated(example, labels, exclusive)]
-        if not annotated:
-            return {}
-        return Scorer.score_cats(annotated, "cats", labels=labels, multi_label=not exclusive, **settings)
+    return partial(_score, exclusive)
 
-    return score
+
+def _score(
+    exclusive: bool, examples: Iterable[Example], *, labels: Iterable[str] = (), **settings: Any
+) -> Dict[str, Any]:
+    labels = list(labels)
+    annotated = [example for example in examples if _is_annotated(example, labels, exclusive)]
+    if not annotated:
+        return {}
+    return Scorer.score_cats(annotated, "cats", labels=labels, multi_label=not exclusive, **settings)
 
 
 @Language.factory(
