@@ -15,7 +15,7 @@ LAYERS = [
     {"errors"},
     {"formats", "windows"},
     {"corpus", "encoder"},
-    {"transformer", "listener", "heads.textcat"},
+    {"transformer", "listener", "heads.scorers", "heads.textcat"},
     {"pretrain", "annotate", "project"},
     {"evaluate", "benchmark"},
     {"cli"},
