@@ -34,7 +34,8 @@ def without_gold(vocab):
 
 def test_scores_by_hand(with_gold, without_gold):
     score = make_parser_scorer()
-    for examples in ([with_gold], [without_gold, with_gold], [with_gold, without_gold], [without_gold] * 3 + [with_gold]):
+    one, other = with_gold, without_gold
+    for examples in ([one], [other, one], [one, other], [other, other, other, one]):
         scores = score(examples)
         assert scores["dep_uas"] == pytest.approx(3 / 4)  # punctuation aside, one head of four is wrong
         assert scores["dep_las"] == pytest.approx(2 / 4)  # and one more label
