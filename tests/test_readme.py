@@ -32,7 +32,7 @@ def test_python_blocks_run(installed, tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     assert "NOUN" in done.stdout and "[CLS]" in done.stdout
     assert (tmp_path / "dependencies.svg").read_text(encoding="utf8").startswith("<svg")
-    assert "Montevideo" in (tmp_path / "entities.html").read_text(encoding="utf8")
+    assert "Lima" in (tmp_path / "entities.html").read_text(encoding="utf8")
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c not in FROM_NOTHING])
