@@ -18,6 +18,7 @@ import tarfile
 import zlib
 from collections import defaultdict
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, NoReturn, Optional, Sequence, Tuple, Union
 
@@ -1198,15 +1199,16 @@ def _read_table(
     name: str,
     path: Path,
     encoding: str,
-    text_column: Union[int, str, None],
-    label_column: Union[int, str, None],
-    id_column: Union[int, str, None],
-    header: str,
-    label_separator: Optional[str],
-    labels: Union[str, Iterable[str], None],
-    missing: Union[str, Iterable[str]],
-    quoting: str,
-    delimiter: Optional[str],
+    on_problem: OnProblem,
+    text_column: Union[int, str, None] = None,
+    label_column: Union[int, str, None] = None,
+    id_column: Union[int, str, None] = None,
+    header: str = "auto",
+    label_separator: Optional[str] = None,
+    labels: Union[str, Iterable[str], None] = None,
+    missing: Union[str, Iterable[str]] = ("",),
+    quoting: str = "auto",
+    delimiter: Optional[str] = None,
 ) -> Iterator[Record]:
     rows = _rows(_read_text(path, encoding), name, delimiter, quoting, path)
     width = len(rows[0][1])
@@ -1264,42 +1266,6 @@ def _read_table(
                 raise FormatError("B143", "The label is empty.", fix, path=path, line=number)
         items.append(_Item(number, cells[id_at].strip() if id_at is not None else "", cells[text_at], own))
     yield from _categories(path, items, labels)
-
-
-def _read_tsv(
-    path: Path,
-    encoding: str,
-    on_problem: OnProblem,
-    text_column: Union[int, str, None] = None,
-    label_column: Union[int, str, None] = None,
-    id_column: Union[int, str, None] = None,
-    header: str = "auto",
-    label_separator: Optional[str] = None,
-    labels: Union[str, Iterable[str], None] = None,
-    missing: Union[str, Iterable[str]] = ("",),
-    quoting: str = "auto",
-    delimiter: Optional[str] = None,
-) -> Iterator[Record]:
-    options = (text_column, label_column, id_column, header, label_separator, labels, missing, quoting, delimiter)
-    return _read_table("tsv", path, encoding, *options)
-
-
-def _read_csv(
-    path: Path,
-    encoding: str,
-    on_problem: OnProblem,
-    text_column: Union[int, str, None] = None,
-    label_column: Union[int, str, None] = None,
-    id_column: Union[int, str, None] = None,
-    header: str = "auto",
-    label_separator: Optional[str] = None,
-    labels: Union[str, Iterable[str], None] = None,
-    missing: Union[str, Iterable[str]] = ("",),
-    quoting: str = "auto",
-    delimiter: Optional[str] = None,
-) -> Iterator[Record]:
-    options = (text_column, label_column, id_column, header, label_separator, labels, missing, quoting, delimiter)
-    return _read_table("csv", path, encoding, *options)
 
 
 def _label_names(value: Union[str, Iterable[str], Dict[Any, str], None]) -> Dict[str, str]:
@@ -1450,8 +1416,8 @@ _READERS: Dict[str, Callable[..., Iterator[Record]]] = {
     "iob": _read_iob,
     "brat": _read_brat,
     "jsonl": _read_jsonl,
-    "csv": _read_csv,
-    "tsv": _read_tsv,
+    "csv": partial(_read_table, "csv"),
+    "tsv": partial(_read_table, "tsv"),
     "lines": _read_parallel,
     "squad": _read_squad,
 }
