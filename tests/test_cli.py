@@ -1,7 +1,6 @@
 """The command line: quick help, and for what a user gets wrong one message, exit code 1 and nothing half-written."""
 
 import json
-import subprocess
 import sys
 import time
 
@@ -193,4 +192,3 @@ def test_errors_come_without_a_traceback_in_a_real_process(tmp_path):
         cwd=tmp_path,
     )
     assert done.returncode == 1 and "Traceback" not in done.stderr and done.stderr.count("\n") <= 2
-    assert isinstance(done, subprocess.CompletedProcess)
