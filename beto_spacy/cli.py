@@ -76,13 +76,12 @@ def convert_command(sources: Tuple[Path, ...], dest: Path, slice: Optional[str],
     for name in ("labels", "label_names"):
         if options[name] is not None:
             options[name] = [part.strip() for part in options[name].split(",")]
-    if options["tag_column"] is not None:
-        number = options["tag_column"]
-        options["tag_column"] = None if number == "none" else int(number) if number.lstrip("-").isdigit() else number
-        given_tag_column = True
-    else:
-        given_tag_column = False
-    options = {k: v for k, v in options.items() if v is not None or (k == "tag_column" and given_tag_column)}
+    options = {name: value for name, value in options.items() if value is not None}
+    column = options.get("tag_column", "")
+    if column == "none":
+        options["tag_column"] = None
+    elif column.lstrip("-").isdigit():
+        options["tag_column"] = int(column)
     click.echo(convert(sources, dest, slice=slice, **options))
 
 

@@ -614,9 +614,8 @@ class _DocPlan(NamedTuple):
     sequences: List[List[int]]
 
 
-def _plan(model: Model, doc: Doc) -> _DocPlan:
+def _plan(model: Model, doc: Doc, capacity: int) -> _DocPlan:
     wordpieces = model.shims[0].wordpieces
-    capacity = _window_size(model)
     ids, lengths = wordpieces(doc)
     quality = _cut_quality(doc, lengths) if len(ids) > capacity else None
     windows = cut_windows(len(ids), capacity, context=model.attrs["context"], quality=quality)
@@ -661,7 +660,8 @@ def _forward(
 ) -> Tuple[EncoderBatch, Callable[[DocGradients], List[Doc]]]:
     shim: EncoderShim = model.shims[0]
     width = model.get_dim("nO")
-    plans = [_plan(model, doc) for doc in docs]
+    capacity = _window_size(model)
+    plans = [_plan(model, doc, capacity) for doc in docs]
     sequences = [sequence for plan in plans for sequence in plan.sequences]
     buckets = length_buckets([len(s) for s in sequences], model.attrs["batch_wordpieces"])
     batches = [_padded([sequences[i] for i in bucket], shim.tokenizer.pad_token_id) for bucket in buckets]
