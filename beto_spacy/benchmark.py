@@ -5,12 +5,11 @@ one process, so that the ratio holds where a lone time would not. Nothing is sai
 untrained.
 """
 
-import json
 import os
 import statistics
 import time
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence, Union
+from typing import Any, Dict, List, Sequence, Union
 
 import spacy
 import torch
@@ -19,7 +18,7 @@ from spacy.tokens import Doc, Span
 from spacy.training import Example
 from thinc.api import fix_random_seed
 
-from .encoder import resolve_encoder
+from .checkpoint import resolve_encoder
 from .errors import ProjectError
 
 POOLING = {"@layers": "reduce_mean.v1"}
@@ -97,17 +96,17 @@ def make_pipeline(encoder: str, texts: Sequence[str], *, stock: bool, heads: boo
 def read_lines(paths: Sequence[Union[str, Path]], *, limit: int) -> List[str]:
     """Read texts of mixed lengths: the same share from each file, spread over it.
 
-    paths: As in `pretrain.read_texts`.
+    paths: As in `vocabulary.Texts`.
     limit: How many texts at most, of 20 to 2,500 characters each.
     """
-    from .pretrain import read_texts
+    from .vocabulary import Texts
 
     if limit < 1:
         raise ProjectError("B517", f"There is nothing to measure in {limit} texts.", "Ask for 1 or more.")
     texts = []
     share = -(-limit // len(paths))
     for path in paths:
-        lines = [line for line in read_texts([path]) if 20 <= len(line) <= 2_500]
+        lines = [line for line in Texts([path]) if 20 <= len(line) <= 2_500]
         texts += lines[:: max(1, len(lines) // share)][:share]
     if not texts:
         raise ProjectError("B515", "There is no text of 20 to 2,500 characters a line.", "Give other files.")
@@ -172,13 +171,3 @@ def render_comparison(result: Dict[str, Any]) -> str:
         f"Ratio, run by run: {ratio['median']:.2f} (lowest {ratio['lowest']:.2f}, highest {ratio['highest']:.2f})",
     ]
     return "\n".join(lines)
-
-
-def write_comparison(result: Dict[str, Any], path: Optional[Union[str, Path]]) -> None:
-    """Write the figures as JSON, if a path is given."""
-    if path is not None:
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{path.name}.part")
-        part.write_text(json.dumps(result, indent=2) + "\n", encoding="utf8")
-        os.replace(part, path)

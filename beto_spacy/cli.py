@@ -4,9 +4,10 @@ Heavy imports stay inside the commands, so that ``beto-spacy --help`` answers at
 on is one message on standard error and exit code 1.
 """
 
+import json
 import sys
 from pathlib import Path
-from typing import Any, Optional, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 import click
 
@@ -122,9 +123,110 @@ def build_encoder_command(texts: Tuple[Path, ...], dest: Path, **options: Any) -
 
     TEXTS are plain text (.txt, .xz, .gz; a paragraph a line) or corpora in any format that 'convert' reads or writes.
     """
-    from .pretrain import build_encoder
+    from .vocabulary import build_encoder
 
     click.echo(f"Encoder: {build_encoder(texts, dest, **options)}")
+
+
+@main.command("clean-texts")
+@click.argument("sources", nargs=-1, required=True)
+@click.argument("dest", type=click.Path(path_type=Path))
+@click.option("--share", default=1.0, show_default=True, help="The largest part of all words that a register may have.")
+@click.option("--held-out-words", default=20_000, show_default=True, help="Words of each register put aside.")
+@click.option("--seed", default=0, show_default=True)
+def clean_texts_command(sources: Tuple[str, ...], dest: Path, **options: Any) -> None:
+    """Clean running text for pretraining, even out its registers, and put some of each aside.
+
+    SOURCES are registers and their files, such as news=a.txt.xz,b.txt.xz. Boilerplate and near-duplicates are left out.
+    """
+    from .texts import clean_texts, parse_source, render_report
+
+    click.echo(render_report(clean_texts([parse_source(source) for source in sources], dest, **options)))
+
+
+@main.command("pretrain", context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
+@click.argument("what", type=click.Path(path_type=Path))
+@click.argument("rest", nargs=-1, required=True, type=click.UNPROCESSED)
+@click.option("--evaluate", is_flag=True, help="Measure the encoder WHAT on the held-out texts REST.")
+@click.option("--restart", is_flag=True, help="Forget the checkpoints of an earlier run.")
+@click.option("--output", type=click.Path(path_type=Path), help="With --evaluate: write the figures as JSON.")
+def pretrain_command(what: Path, rest: Tuple[str, ...], evaluate: bool, restart: bool, output: Optional[Path]) -> None:
+    """Pretrain an encoder on running text: masked words, and next sentences by option.
+
+    \b
+    beto-spacy pretrain CONFIG DEST [--section.field VALUE]...
+    beto-spacy pretrain --evaluate ENCODER TEXTS...
+
+    CONFIG is configs/pretrain.cfg; its fields are overridden by options such as --training.steps 1000. A run that was
+    stopped goes on when it's called again.
+    """
+    from .files import write_json
+    from .pretrain import evaluate_encoder, pretrain_from_config, render_evaluation
+
+    if evaluate:
+        scores = evaluate_encoder(str(what), rest)
+        click.echo(render_evaluation(scores))
+        if output is not None:
+            write_json(scores, output)
+    else:
+        paths, overrides = _split_overrides(rest)
+        if len(paths) != 1:
+            raise click.UsageError(f"Name one folder for the encoder, not {len(paths)}.")
+        report = pretrain_from_config(what, paths[0], overrides=overrides, restart=restart)
+        click.echo(f"Encoder: {paths[0]}, {report['steps']:,} steps, {report['n_tokens']:,} wordpieces")
+
+
+def _split_overrides(arguments: Tuple[str, ...]) -> Tuple[List[str], Dict[str, Any]]:
+    """Part ``--section.field VALUE`` and ``--section.field=VALUE`` from the rest; values are JSON, or else text."""
+    rest: List[str] = []
+    found: Dict[str, Any] = {}
+    words = list(arguments)
+    while words:
+        word = words.pop(0)
+        if not word.startswith("--"):
+            rest.append(word)
+            continue
+        name, sign, value = word.partition("=")
+        if "." not in name or not (sign or words):
+            raise click.UsageError(f"'{name}' is no override: write --section.field VALUE.")
+        value = value if sign else words.pop(0)
+        try:
+            found[name[2:]] = json.loads(value)
+        except ValueError:
+            found[name[2:]] = value
+    return rest, found
+
+
+@main.command("compare", context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
+@click.argument("config", type=click.Path(path_type=Path))
+@click.argument("corpora", nargs=-1, required=True, type=click.UNPROCESSED)
+@click.option(
+    "--variant", "variants", multiple=True, required=True, help="name:section.field=value;section.field=value"
+)
+@click.option("--seeds", default="0,1,2", show_default=True)
+@click.option("--output", required=True, type=click.Path(path_type=Path), help="The folder for the scores.")
+@click.option("--gpu", default=-1, show_default=True, help="Number of the GPU; -1 for the CPU.")
+def compare_command(
+    config: Path, corpora: Tuple[str, ...], variants: Tuple[str, ...], seeds: str, **options: Any
+) -> None:
+    """Train variants of CONFIG with several seeds, score them on CORPORA, and tabulate the difference.
+
+    What all variants override is given as --section.field VALUE. A comparison that was stopped goes on where it was.
+    """
+    from .compare import compare_trainings, parse_variant, render_comparison
+
+    paths, overrides = _split_overrides(corpora)
+    if not all(seed.strip().isdigit() for seed in seeds.split(",")):
+        raise click.UsageError(f"'{seeds}' are no seeds: write whole numbers, separated by commas.")
+    comparison = compare_trainings(
+        config,
+        dict(map(parse_variant, variants)),
+        paths,
+        seeds=[int(seed) for seed in seeds.split(",")],
+        overrides=overrides,
+        **options,
+    )
+    click.echo(render_comparison(comparison))
 
 
 @main.command("assets")
@@ -198,8 +300,10 @@ def benchmark_command(
     output: Optional[Path],
 ) -> None:
     """Compare words a second with spacy-transformers' own component on the same weights, ENCODER, over TEXTS."""
-    from .benchmark import compare, read_lines, render_comparison, write_comparison
+    from .benchmark import compare, read_lines, render_comparison
+    from .files import write_json
 
     result = compare(encoder, read_lines(texts, limit=limit), runs=runs, heads=heads, batch_wordpieces=batch_wordpieces)
     click.echo(render_comparison(result))
-    write_comparison(result, output)
+    if output is not None:
+        write_json(result, output)

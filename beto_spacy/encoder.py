@@ -1,27 +1,24 @@
 """The encoder: documents in, wordpiece vectors out, for any BERT-like checkpoint.
 
-This module finds and loads a checkpoint, encodes spaCy tokens as wordpieces, runs the windows in length buckets and
-hands out the features in the shape that spacy-transformers' listeners read. It is the only one that knows Hugging
-Face's names. The spaCy component is in `transformer.py`; the arithmetic of windows and buckets in `windows.py`.
+This module encodes spaCy tokens as wordpieces, runs the windows in length buckets and hands out the features in the
+shape that spacy-transformers' listeners read. Checkpoints are found and loaded in `checkpoint.py`; the spaCy component
+is in `transformer.py`; the arithmetic of windows and buckets in `windows.py`.
 
 There is no second tokenization: each token is encoded once, cached by its lexeme and by whether a space precedes it,
 so that which wordpieces belong to which token is known by construction.
 """
 
-import inspect
 import json
 import tempfile
 from contextlib import contextmanager
 from copy import deepcopy
 from itertools import chain as flatten
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
-import huggingface_hub
 import numpy
 import srsly
 import torch
-import transformers
 from spacy.attrs import IS_PUNCT, IS_SPACE, ORTH, SENT_START, SPACY
 from spacy.tokens import Doc
 from spacy_transformers.data_classes import FullTransformerBatch, TransformerData, WordpieceBatch
@@ -37,191 +34,17 @@ from thinc.api import (
     xp2torch,
 )
 from thinc.types import Ragged
-from transformers import CONFIG_MAPPING, AutoModel, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 from transformers.modeling_outputs import ModelOutput
 
-from . import EMBEDDED_ENCODER
+from .checkpoint import Checkpoint, load_checkpoint, save_checkpoint, sequence_limit, special_tokens
 from .errors import EncoderError
 from .windows import INSIDE_TOKEN, PUNCTUATION, SENTENCE, TOKEN, Window, check_window, cut_windows, length_buckets
 
-#: Model types of the BERT family, as their ``config.json`` names them.
-BERT_LIKE = ("bert", "roberta", "xlm-roberta", "camembert", "albert", "distilbert", "electra")
-#: Of these, the ones whose first positions are taken by the padding: two of 514 are not to be had.
-POSITIONS_AFTER_PADDING = ("roberta", "xlm-roberta", "camembert")
-#: Where encoders that come with the package lie.
-EMBEDDED = Path(__file__).parent / "encoders"
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 _CACHE_SIZE = 500_000
 _CACHED_LENGTH = 64
-
-
-class Checkpoint(NamedTuple):
-    """An encoder as it was loaded.
-
-    model: The torch module; called with ``input_ids`` and ``attention_mask``, it gives ``last_hidden_state``.
-    tokenizer: The tokenizer that goes with it.
-    """
-
-    model: Any
-    tokenizer: PreTrainedTokenizerFast
-
-
-def resolve_encoder(name: Union[str, Path]) -> str:
-    """Say where an encoder is: a folder, an encoder that comes with the package, or else a name on the hub.
-
-    Raises EncoderError for an embedded name that this installation doesn't have, and for what looks like a path but
-    is no folder with a ``config.json``.
-    """
-    name = str(name)
-    path = Path(name)
-    if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise EncoderError(
-                "B303",
-                f"The folder '{name}' is no encoder: it has no config.json.",
-                "Name the folder that holds config.json, the tokenizer and the weights.",
-            )
-        return str(path)
-    if (EMBEDDED / name).is_dir():
-        return str(EMBEDDED / name)
-    looks_like_path = name.startswith((".", "~", "/")) or name.count("/") > 1 or ("/" in name and path.parent.is_dir())
-    if looks_like_path or path.is_absolute() or name == EMBEDDED_ENCODER:
-        raise EncoderError(
-            "B304",
-            f"There is no encoder '{name}': neither a folder here nor one that comes with beto_spacy.",
-            "Check the path, build a small one with 'beto-spacy build-encoder', or name one on the hub, such as "
-            "dccuchile/bert-base-spanish-wwm-cased.",
-        )
-    return name
-
-
-def load_checkpoint(name: Union[str, Path]) -> Checkpoint:
-    """Load an encoder by folder, embedded name or hub name.
-
-    Checkpoints of the first days of BERT are welcome: no ``model_type``, no ``pad_token_id``, weights under a
-    ``bert.`` prefix, a pretraining head (left out), only a ``vocab.txt``.
-
-    Raises EncoderError if it can't be found or reached, isn't of the BERT family, has no fast tokenizer, or leaves any
-    weight of the encoder unset.
-    """
-    source = resolve_encoder(name)
-    remote = not Path(source).is_dir()
-    try:
-        with _quiet_hub():  # what is missing or left over is said here, in one message
-            config_dict, _ = PretrainedConfig.get_config_dict(source)
-            config = _make_config(source, config_dict)
-            tokenizer = _load_tokenizer(source, config)
-            config.pad_token_id = tokenizer.pad_token_id
-            n_pieces = 1 + max(tokenizer.get_vocab().values())
-            if n_pieces > config.vocab_size:
-                raise EncoderError(
-                    "B305",
-                    f"The tokenizer of '{name}' has {n_pieces} wordpieces, its model only {config.vocab_size}.",
-                    "The files of two checkpoints were mixed; take them all from one.",
-                )
-            model, loading = AutoModel.from_pretrained(
-                source, config=config, output_loading_info=True, **_without_pooler(config)
-            )
-    except EncoderError:
-        raise
-    except Exception as error:
-        if remote:
-            raise EncoderError(
-                "B306",
-                f"The encoder '{name}' could not be fetched from the hub ({_first_line(error)}).",
-                "Check the name and the network, download it once and give the folder, or use an encoder that is here.",
-            ) from error
-        raise EncoderError(
-            "B307",
-            f"The encoder in '{name}' could not be loaded ({_first_line(error)}).",
-            "Check that config.json, the tokenizer's files and the weights belong together and are complete.",
-        ) from error
-    _check_complete(name, loading["missing_keys"])
-    return Checkpoint(model.float(), tokenizer)
-
-
-@contextmanager
-def _quiet_hub() -> Iterator[None]:
-    """Keep the warnings of the libraries that fetch and load a checkpoint off the screen."""
-    libraries = (transformers.logging, huggingface_hub.logging)
-    before = [library.get_verbosity() for library in libraries]
-    for library in libraries:
-        library.set_verbosity_error()
-    try:
-        yield
-    finally:
-        for library, verbosity in zip(libraries, before):
-            library.set_verbosity(verbosity)
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0].rstrip(".")
-
-
-def _make_config(source: str, config_dict: Dict[str, Any]) -> PretrainedConfig:
-    """Make the configuration, and find the model type where an old ``config.json`` doesn't state one."""
-    model_type = config_dict.get("model_type")
-    if model_type is None:
-        named = " ".join(config_dict.get("architectures") or []).lower()
-        model_type = next((t for t in reversed(BERT_LIKE) if named.startswith(t.replace("-", ""))), "bert")
-    if model_type not in BERT_LIKE or config_dict.get("is_decoder"):
-        raise EncoderError(
-            "B308",
-            f"The checkpoint '{source}' is of type '{model_type}', which is not an encoder of the BERT family.",
-            f"Use one of these types: {', '.join(BERT_LIKE)}.",
-        )
-    return CONFIG_MAPPING[model_type].from_dict(config_dict)
-
-
-def _load_tokenizer(source: str, config: PretrainedConfig) -> PreTrainedTokenizerFast:
-    kwargs: Dict[str, Any] = {}
-    vocab = Path(source) / "vocab.txt"
-    if vocab.is_file() and not (Path(source) / "tokenizer.json").is_file():
-        settings = Path(source) / "tokenizer_config.json"
-        stated = json.loads(settings.read_text(encoding="utf8")) if settings.is_file() else {}
-        if "do_lower_case" not in stated:
-            # A bare vocabulary doesn't say whether it is cased, but shows it.
-            pieces = vocab.read_text(encoding="utf8").split("\n")
-            kwargs["do_lower_case"] = not any(p[:1].isupper() for p in pieces)
-    tokenizer = AutoTokenizer.from_pretrained(source, config=config, use_fast=True, **kwargs)
-    if not tokenizer.is_fast:
-        raise EncoderError(
-            "B309",
-            f"The tokenizer of '{source}' has no fast version.",
-            "Convert it once with transformers (tokenizer.json) and put the file beside the weights.",
-        )
-    if tokenizer.pad_token_id is None:
-        raise EncoderError(
-            "B310",
-            f"The tokenizer of '{source}' has no padding token.",
-            'Add "pad_token" to its tokenizer_config.json or special_tokens_map.json.',
-        )
-    return tokenizer
-
-
-def _without_pooler(config: PretrainedConfig) -> Dict[str, bool]:
-    """The pooler is a pretraining matter: many checkpoints lack it, and nothing here reads it."""
-    model_class = AutoModel._model_mapping[type(config)]
-    return {"add_pooling_layer": False} if "add_pooling_layer" in inspect.signature(model_class).parameters else {}
-
-
-def _check_complete(name: Union[str, Path], missing: Sequence[str]) -> None:
-    if missing:
-        shown = ", ".join(sorted(missing)[:3]) + (", ..." if len(missing) > 3 else "")
-        raise EncoderError(
-            "B311",
-            f"The checkpoint '{name}' leaves {len(missing)} weights of the encoder unset ({shown}).",
-            "It belongs to another architecture or is incomplete; use a checkpoint that fits its config.json.",
-        )
-
-
-def sequence_limit(model: Any) -> int:
-    """The longest sequence that an encoder takes, special tokens included."""
-    config = model.config
-    taken = config.pad_token_id + 1 if config.model_type in POSITIONS_AFTER_PADDING else 0
-    return config.max_position_embeddings - taken
 
 
 class Wordpieces:
@@ -243,7 +66,7 @@ class Wordpieces:
         #: The sign for a space that starts a wordpiece; empty where spaces leave no trace.
         self._mark = "\u0120" if '"ByteLevel"' in kinds else "\u2581" if '"Metaspace"' in kinds else ""
         self._marks_start = bool(self._mark) and self._pre_tokenize("a")[0].startswith(self._mark)
-        self.prefix, self.suffix = _special_tokens(tokenizer)
+        self.prefix, self.suffix = special_tokens(tokenizer)
         self._cache: Dict[Tuple[int, bool], List[int]] = {}
 
     def _pre_tokenize(self, text: str) -> List[str]:
@@ -296,19 +119,6 @@ class Wordpieces:
                     self._cache.clear()
                 self._cache[key] = ids
         return ids
-
-
-def _special_tokens(tokenizer: PreTrainedTokenizerFast) -> Tuple[List[int], List[int]]:
-    """The special tokens before and after a sequence, as the tokenizer itself puts them there.
-
-    Asked of a text, because `build_inputs_with_special_tokens` knows nothing of a tokenizer of no particular class.
-    """
-    encoding = tokenizer("a", return_special_tokens_mask=True)
-    ids, own = encoding["input_ids"], [i for i, s in enumerate(encoding["special_tokens_mask"]) if not s]
-    if own:
-        return ids[: own[0]], ids[own[-1] + 1 :]
-    framed = tokenizer.build_inputs_with_special_tokens([-1])  # its vocabulary is so small that "a" leaves no trace
-    return framed[: framed.index(-1)], framed[framed.index(-1) + 1 :]
 
 
 class _DocWordpieces(WordpieceBatch):
@@ -492,12 +302,8 @@ class EncoderShim(PyTorchShim):
 
     def save_folder(self, path: Path) -> None:
         """Write config.json, model.safetensors and the tokenizer, as Hugging Face would."""
-        path.mkdir(parents=True, exist_ok=True)
-        self.encoder.save_pretrained(path, safe_serialization=True)
         assert self.tokenizer is not None
-        self.tokenizer.save_pretrained(path)
-        for file in path.iterdir():  # safetensors writes files that nobody else may read
-            file.chmod(0o644)
+        save_checkpoint(Checkpoint(self.encoder, self.tokenizer), path)
 
     def load_folder(self, path: Path) -> None:
         """Read what `save_folder` wrote. Raises EncoderError as `load_checkpoint` does."""

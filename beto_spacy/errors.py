@@ -5,7 +5,7 @@ ones that the rest of the package raises; the command line prints them without a
 nothing but the standard library, and holds no logic.
 
 Codes: B0xx general, B1xx formats, B2xx corpora, B3xx encoder and component, B4xx evaluation, B5xx project and
-packages.
+packages, B6xx pretraining.
 """
 
 from pathlib import Path

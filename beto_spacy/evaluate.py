@@ -1206,7 +1206,7 @@ def _table_grid(first: str, table: Scores, *, averages: bool = True) -> List[str
     return _grid(header, rows)
 
 
-def _headlines(entry: Scores) -> List[Tuple[str, str, Optional[float]]]:
+def headlines(entry: Scores) -> List[Tuple[str, str, Optional[float]]]:
     """The numbers that sum up a corpus: name, measure, value."""
     layers, found = entry["layers"], []
     if "tokenization" in layers:
@@ -1247,7 +1247,7 @@ def render_markdown(report: Scores) -> str:
     lines += [text for note in report.get("notes", ()) for text in (f"Note: {note}", "")]
     names = report["corpora"]
     if len(names) > 1:
-        rows = [(name, *row) for name, entry in names.items() for row in _headlines(entry)]
+        rows = [(name, *row) for name, entry in names.items() for row in headlines(entry)]
         lines += ["## Summary", ""]
         lines += _grid(["Corpus", "Layer", "Measure", "Score"], [(c, n, m, _percent(v)) for c, n, m, v in rows])
     slugs = _slugs(names)
@@ -1266,7 +1266,7 @@ def render_summary(report: Scores) -> str:
     """
     lines = []
     for name, entry in report["corpora"].items():
-        rows = [(f"{layer} ({measure})", _percent(value)) for layer, measure, value in _headlines(entry)]
+        rows = [(f"{layer} ({measure})", _percent(value)) for layer, measure, value in headlines(entry)]
         rate = entry["speed"].get("words_per_second")
         if rate is not None:
             rows.append(("Words a second (median)", f"{rate:.0f}"))
@@ -1285,7 +1285,7 @@ def _render_corpus(entry: Scores) -> List[str]:
     for key, text in reasons.items():
         if entry["unscored"][key]:
             lines += [f"{text}: {', '.join(entry['unscored'][key])}.", ""]
-    lines += _grid(["Layer", "Measure", "Score"], [(n, measure, _percent(v)) for n, measure, v in _headlines(entry)])
+    lines += _grid(["Layer", "Measure", "Score"], [(n, measure, _percent(v)) for n, measure, v in headlines(entry)])
     accuracies = [layer for layer in ("tag", "pos", "morph", "lemma") if layer in layers]
     if accuracies:
         lines += ["### Token by token", ""]
@@ -1398,9 +1398,9 @@ def draw_plots(report: Scores, folder: Union[str, Path]) -> List[Path]:
     slugs = _slugs(report["corpora"])
     for name, entry in report["corpora"].items():
         start = slugs[name]
-        headlines = [(f"{layer} ({measure})", v) for layer, measure, v in _headlines(entry) if v is not None]
-        if headlines:
-            labels, values = zip(*headlines)
+        scored = [(f"{layer} ({measure})", v) for layer, measure, v in headlines(entry) if v is not None]
+        if scored:
+            labels, values = zip(*scored)
             files.append(folder / f"{start}--layers.png")
             _draw_bars(files[-1], f"{name}: layers", labels, {"Score": values})
         if "dependencies" in entry["layers"]:

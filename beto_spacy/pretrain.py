@@ -1,213 +1,1044 @@
-"""Making encoders: a WordPiece vocabulary from text, and a BERT of a given size.
+"""Pretraining: the masked language model, with whole words, and next sentence prediction.
 
-So far the weights are random: enough for every workflow to run without a hub, and the start of a pretraining.
+Builds an encoder or goes on with one, on the Trainer of transformers. The training material is made in `sequences.py`.
+The result is an ordinary Hugging Face folder with its prediction head, which fill-mask, AutoModel and
+`beto_transformer` load. `evaluate_encoder` measures how well an encoder predicts held-out words.
+
+No spaCy here: it runs where only torch, transformers and accelerate are.
 """
 
-import gzip
-import lzma
+import dataclasses
+import glob
+import importlib.util
+import json
+import math
+import os
 import shutil
+import sys
 import tempfile
-import zlib
-from collections import Counter
-from itertools import chain as flatten
+import time
 from pathlib import Path
-from typing import Iterable, Iterator, Optional, Sequence, Union
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
 
+import numpy
 import torch
-from spacy.vocab import Vocab
-from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers, processors
-from tokenizers.models import WordPiece
-from tokenizers.trainers import WordPieceTrainer
-from transformers import BertConfig, BertModel, BertTokenizerFast
+import torch.nn.functional as F
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+from transformers import (
+    AutoModelForMaskedLM,
+    AutoTokenizer,
+    BertForPreTraining,
+    EarlyStoppingCallback,
+    PretrainedConfig,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
 
-from .corpus import read_docs
-from .encoder import Checkpoint, EncoderShim
-from .errors import EncoderError, FormatError, ProjectError
-from .formats import read_records
+from .checkpoint import (
+    Checkpoint,
+    Size,
+    bert_config,
+    check_complete,
+    check_place,
+    load_tokenizer,
+    make_config,
+    quiet_hub,
+    resolve_encoder,
+    sequence_limit,
+    write_checkpoint,
+)
+from .errors import EncoderError, ProjectError
+from .files import new_folder, write_json
+from .sequences import Sequences, TokenCache, Vocabulary, describe_vocabulary, identify, open_cache
 
-SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-#: The rarest characters of a large text are left to [UNK].
-_MOST_CHARACTERS = 1_000
-_OPENERS = {".txt": open, ".xz": lzma.open, ".gz": gzip.open}
+#: The first module of the prediction head, by model type: what it's given is all that is predicted.
+_HEADS = {
+    "bert": "cls.predictions",
+    "roberta": "lm_head",
+    "xlm-roberta": "lm_head",
+    "camembert": "lm_head",
+    "albert": "predictions",
+    "distilbert": "vocab_transform",
+    "electra": "generator_predictions",
+}
+#: Where the layers are inside the encoder, for compilation.
+_LAYERS = ("encoder", "transformer")
+_SETTINGS = "settings.json"
+_STATE = "trainer_state.json"
 
 
-def read_texts(paths: Iterable[Union[str, Path]]) -> Iterator[str]:
-    """Read paragraphs of text, one by one.
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """What is learned.
 
-    paths: Plain text (``.txt``, ``.txt.xz``, ``.txt.gz``), one paragraph a line; or corpora, of which only the text is
-        taken: ``.spacy`` files, folders of them, or a format that ``beto-spacy convert`` knows.
-    Raises FormatError for a file that is missing, empty or not in its format.
+    mask_rate: Part of the wordpieces that are predicted.
+    next_sentence: λ in the loss ``MLM + λ·NSP``; 0 makes no pairs at all.
     """
-    for path in map(Path, paths):
-        if path.suffix == ".spacy" or (path.is_dir() and any(path.rglob("*.spacy"))):
-            yield from (doc.text for doc in read_docs(path, Vocab()))
-            continue
-        if path.suffix not in _OPENERS or ".tar" in path.suffixes:
-            yield from (record.text for record in read_records(path, on_problem=lambda problem: None))
-            continue
-        try:
-            with _OPENERS[path.suffix](path, "rt", encoding="utf8") as lines:  # type: ignore[operator]
-                empty = True
-                for line in lines:
-                    if line.strip():
-                        empty = False
-                        yield line.strip()
-        except (OSError, EOFError, lzma.LZMAError, zlib.error, UnicodeDecodeError) as error:
-            raise FormatError(
-                "B315", f"The text could not be read ({error}).", "Give an existing UTF-8 text file.", path=path
-            ) from error
-        if empty:
-            raise FormatError("B316", "There is no text in the file.", "Give a file with text.", path=path)
+
+    mask_rate: float = 0.15
+    next_sentence: float = 0.0
 
 
-def train_vocabulary(texts: Iterable[str], *, size: int) -> BertTokenizerFast:
-    """Train a WordPiece vocabulary: cased, accents kept, normalized to NFC.
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """How it's learned.
 
-    texts: Paragraphs.
-    size: Wordpieces at most, special tokens included; there are fewer if the text doesn't yield so many.
-    Raises EncoderError if the size has no room for the special tokens and the characters of the text.
+    steps: Updates; if 0, as many as the epochs have.
+    epochs: How often the corpus is gone through, if steps is 0.
+    lengths: Wordpieces a sequence, special tokens included; or several lengths and the part of the updates that has
+        each, in order: ``128*0.9,512*0.1``.
+    batch_wordpieces: Wordpieces an update, over all processes: so many sequences as have them when they are full.
+    accumulate: Parts that a process computes its share of a batch in, one after the other.
+    learn_rate: The highest; reached after the warm-up.
+    schedule: What becomes of it then: ``linear``, ``cosine``, ``constant_with_warmup``; or ``warmup_stable_decay``,
+        which keeps it until the decay.
+    warmup, decay: Parts of the updates, 0 to 1.
+    weight_decay, beta2, grad_clip: Of AdamW, and the norm that gradients are clipped to.
+    dropout: In the pretraining; None for what the encoder's config states.
+    precision: ``fp32``; ``bf16`` or ``fp16`` on a GPU.
+    compile: Compile the layers with torch.compile; it needs a C++ compiler.
+    eval_every, save_every, log_every: Updates between evaluations, checkpoints and lines of the log.
+    patience: Evaluations without a better held-out loss after which it stops; 0 for never.
+    keep: Checkpoints that are kept.
+    workers: Processes that prepare batches.
+    report_to: ``tensorboard``, ``wandb``, or both, as ``tensorboard,wandb``; empty for neither.
+    cpu: Use the CPU even if there is a GPU.
     """
-    normalizer = normalizers.Sequence(
-        [normalizers.NFC(), normalizers.BertNormalizer(lowercase=False, strip_accents=False)]
-    )
-    # An emoji or another symbol is a word of its own: a word glued to one would be unknown as a whole.
-    symbols = pre_tokenizers.Split(Regex(r"[\p{So}\p{Sk}\p{Sm}\p{Sc}]"), behavior="isolated")
-    pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.BertPreTokenizer(), symbols])
 
-    trained = Tokenizer(WordPiece(unk_token="[UNK]"))
-    trained.normalizer, trained.pre_tokenizer = normalizer, pre_tokenizer
-    texts = list(texts)
-    # Ties between pieces are broken by their numbers. The trainer numbers the characters in no fixed order; as
-    # special tokens of the training they have one, and the same text gives the same vocabulary.
-    counts = Counter(flatten.from_iterable(normalizer.normalize_str(text) for text in texts))
-    alphabet = sorted(c for c, n in counts.most_common(_MOST_CHARACTERS) if n > 1 and not c.isspace())
-    characters = [c for c in alphabet] + [f"##{c}" for c in alphabet]
-    if size < len(SPECIAL_TOKENS) + len(characters):
-        raise EncoderError(
-            "B317",
-            f"A vocabulary of {size} has no room for the {len(alphabet)} characters of the text.",
-            f"Ask for {2 * (len(SPECIAL_TOKENS) + len(characters))} or more.",
-        )
-    trainer = WordPieceTrainer(
-        vocab_size=size, special_tokens=[*SPECIAL_TOKENS, *characters], limit_alphabet=0, show_progress=False
-    )
-    trained.train_from_iterator(texts, trainer)
-
-    pieces = trained.get_vocab()
-    tokenizer = Tokenizer(WordPiece(vocab=pieces, unk_token="[UNK]", max_input_chars_per_word=100))
-    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizer, pre_tokenizer
-    tokenizer.post_processor = processors.BertProcessing(("[SEP]", pieces["[SEP]"]), ("[CLS]", pieces["[CLS]"]))
-    tokenizer.decoder = decoders.WordPiece()
-    return BertTokenizerFast(tokenizer_object=tokenizer, do_lower_case=False, strip_accents=False)
+    steps: int = 0
+    epochs: float = 1.0
+    lengths: str = "128"
+    batch_wordpieces: int = 4096
+    accumulate: int = 1
+    learn_rate: float = 4e-4
+    schedule: str = "linear"
+    warmup: float = 0.06
+    decay: float = 0.2
+    weight_decay: float = 0.01
+    beta2: float = 0.98
+    grad_clip: float = 1.0
+    dropout: Optional[float] = 0.0
+    precision: str = "fp32"
+    compile: bool = False
+    eval_every: int = 1_000
+    save_every: int = 1_000
+    log_every: int = 50
+    patience: int = 0
+    keep: int = 2
+    workers: int = 0
+    report_to: str = ""
+    cpu: bool = False
 
 
-def load_vocabulary(path: Union[str, Path]) -> BertTokenizerFast:
-    """Make a tokenizer of a cased ``vocab.txt``, such as BETO's: one wordpiece a line, special tokens among them.
+class MaskedPositions:
+    """Lets only the positions that are to be predicted through a prediction head, before its first module.
 
-    Raises FormatError if the file can't be read or lacks a special token.
+    model: A model for masked words of one of the families that `checkpoint.BERT_LIKE` names.
     """
+
+    def __init__(self, model: Any):
+        self.positions: Optional[torch.Tensor] = None
+        head = model.get_submodule(_HEADS[model.config.model_type])
+        self._handle = head.register_forward_pre_hook(self._select)
+
+    def _select(self, module: Any, inputs: Tuple[torch.Tensor, ...]) -> Optional[Tuple[torch.Tensor, ...]]:
+        if self.positions is None:
+            return None
+        states = inputs[0]
+        return (states.reshape(-1, states.shape[-1])[self.positions], *inputs[1:])
+
+    def remove(self) -> None:
+        self._handle.remove()
+
+
+def load_masked_model(name: Union[str, Path], *, next_sentence: bool = False, new_head: bool = False) -> Checkpoint:
+    """Load an encoder with its prediction head, by folder, embedded name or hub name.
+
+    next_sentence: With the head for pairs, which only the type ``bert`` has.
+    new_head: Take a prediction head with random weights if the checkpoint has none.
+    Raises EncoderError as `load_checkpoint` does, and for a head that is missing or can't be had.
+    """
+    source = resolve_encoder(name)
     try:
-        pieces = Path(path).read_text(encoding="utf8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise FormatError(
-            "B323", f"The vocabulary could not be read ({error}).", "Check the path.", path=path
+        with quiet_hub():
+            config_dict, _ = PretrainedConfig.get_config_dict(source)
+            config = make_config(source, config_dict)
+            tokenizer = load_tokenizer(source, config)
+            config.pad_token_id = tokenizer.pad_token_id
+            model_class = _model_class(config, next_sentence)
+            model, loading = model_class.from_pretrained(source, config=config, output_loading_info=True)
+    except EncoderError:
+        raise
+    except Exception as error:
+        raise EncoderError(
+            "B621",
+            f"The encoder '{name}' could not be loaded ({str(error).strip().splitlines()[0]}).",
+            "Check the name, the files and the network.",
         ) from error
-    missing = [token for token in SPECIAL_TOKENS if token not in pieces]
-    if missing:
-        raise FormatError(
-            "B324", f"The vocabulary lacks {', '.join(missing)}.", "Give the vocab.txt of a BERT.", path=path
+    base = model.base_model_prefix + "."
+    missing = [key for key in loading["missing_keys"] if ".pooler." not in key]
+    check_complete(name, [key for key in missing if key.startswith(base)])
+    missing = [key for key in missing if "seq_relationship" not in key]
+    if missing and not new_head:
+        raise EncoderError(
+            "B622",
+            f"The encoder '{name}' can't predict words: its prediction head is missing ({missing[0]}).",
+            "Pretrain it first, or take a checkpoint of a masked language model.",
         )
-    return BertTokenizerFast(vocab_file=str(path), do_lower_case=False, strip_accents=False)
+    return Checkpoint(model.float(), tokenizer)
 
 
-def build_encoder(
+def _model_class(config: PretrainedConfig, next_sentence: bool) -> Any:
+    if not next_sentence:
+        return AutoModelForMaskedLM
+    if config.model_type != "bert":
+        raise EncoderError(
+            "B623",
+            f"An encoder of type '{config.model_type}' has no head for next sentences.",
+            "Give none of the loss to them (next_sentence = 0), or take one of type 'bert'.",
+        )
+    return BertForPreTraining
+
+
+def build_masked_model(tokenizer: Any, size: Size, *, next_sentence: bool, seed: int) -> Any:
+    """Build a BERT with random weights and its heads."""
+    config = bert_config(tokenizer, size)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = BertForPreTraining(config) if next_sentence else AutoModelForMaskedLM.from_config(config)
+    with torch.no_grad():
+        positions = model.get_submodule("bert.embeddings.position_embeddings").weight
+        positions.copy_(sinusoids(*positions.shape) * size.initializer_range * math.sqrt(2))
+    return model
+
+
+def sinusoids(n_positions: int, width: int) -> torch.Tensor:
+    """Waves of all lengths, by which neighbours are known from their positions (Vaswani et al. 2017).
+
+    Learned positions that start from them make a model attend to neighbours sooner than random ones do.
+
+    Returns numbers from -1 to 1. *Shape:* (n_positions, width)
+    """
+    angles = torch.arange(n_positions)[:, None] / 10_000 ** (torch.arange(0, width, 2) / width)
+    waves = torch.stack([angles.sin(), angles.cos()], dim=2).reshape(n_positions, -1)
+    return waves[:, :width]
+
+
+class _Phase(NamedTuple):
+    """Updates with sequences of one length.
+
+    sequences: Where they come from.
+    first, last: The update it starts with, and the one before which it ends.
+    batch_size: Sequences an update.
+    """
+
+    sequences: Sequences
+    first: int
+    last: int
+    batch_size: int
+
+
+class Plan(Dataset):
+    """All updates of a training, and the sequences of each.
+
+    The sequences of an update are numbered, and cut into parts in order: by steps of accumulation, and these by
+    processes. So the same sequences share an update, however many processes there are.
+
+    phases: In order.
+    """
+
+    def __init__(self, phases: Sequence[_Phase]):
+        self.phases = phases
+        self.steps = phases[-1].last
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def _phase(self, step: int) -> Tuple[int, _Phase]:
+        return next((i, phase) for i, phase in enumerate(self.phases) if step < phase.last)
+
+    def batches(self, start: int, n_parts: int, part: int, n_processes: int) -> Iterator[List[Tuple[int, int]]]:
+        """Numbers of the sequences of a process, a list a forward pass, from an update on."""
+        for step in range(start, self.steps):
+            i, phase = self._phase(step)
+            size = phase.batch_size // (n_parts * n_processes)
+            for accumulated in range(n_parts):
+                first = (step - phase.first) * phase.batch_size + (accumulated * n_processes + part) * size
+                yield [(i, number) for number in range(first, first + size)]
+
+    def __getitems__(self, keys: List[Tuple[int, int]]) -> Dict[str, numpy.ndarray]:
+        return self.phases[keys[0][0]].sequences.batch([number for _, number in keys])
+
+    def n_tokens(self, first: int, last: int) -> int:
+        """Wordpieces of the updates from one to before another."""
+        total = 0
+        for phase in self.phases:
+            a, b = max(first, phase.first) - phase.first, min(last, phase.last) - phase.first
+            if a < b:
+                total += phase.sequences.n_tokens(a * phase.batch_size, b * phase.batch_size)
+        return total
+
+
+class _BatchSampler:
+    """Hands the batches of a plan to a DataLoader; it starts where a resumed training goes on."""
+
+    def __init__(self, plan: Plan, start: int, n_parts: int, part: int, n_processes: int):
+        self._plan, self._arguments = plan, (start, n_parts, part, n_processes)
+        self._length = (plan.steps - start) * n_parts
+
+    def __iter__(self) -> Iterator[List[Tuple[int, int]]]:
+        return self._plan.batches(*self._arguments)
+
+    def __len__(self) -> int:
+        return self._length
+
+
+def _to_tensors(batch: Dict[str, numpy.ndarray]) -> Dict[str, torch.Tensor]:
+    return {name: torch.from_numpy(array) for name, array in batch.items()}
+
+
+def make_plan(
+    cache: TokenCache, vocabulary: Vocabulary, objective: Objective, training: Training, *, seed: int
+) -> Plan:
+    """Work out which updates a training has."""
+
+    def sequences(length: int, batch_size: int, seed: int) -> Sequences:
+        return Sequences(
+            cache,
+            vocabulary,
+            length=length,
+            batch_size=batch_size,
+            mask_rate=objective.mask_rate,
+            pairs=objective.next_sentence > 0,
+            seed=seed,
+        )
+
+    sizes = [(length, training.batch_wordpieces // length, part) for length, part in parse_lengths(training.lengths)]
+    parts = [sequences(length, batch_size, seed + i) for i, (length, batch_size, _) in enumerate(sizes)]
+    steps = training.steps
+    if not steps:  # an update goes through so much of an epoch, on average
+        a_step = sum(part * batch_size / len(sized) for (_, batch_size, part), sized in zip(sizes, parts))
+        steps = max(1, math.ceil(training.epochs / a_step))
+    phases, first, done = [], 0, 0.0
+    for (_, batch_size, part), sized in zip(sizes, parts):
+        done += part
+        last = round(done * steps)
+        if last > first:
+            phases.append(_Phase(sized, first, last, batch_size))
+        first = last
+    return Plan(phases)
+
+
+def parse_lengths(text: str) -> List[Tuple[int, float]]:
+    """Read ``128*0.9,512*0.1``: lengths and parts, which add up to 1. Raises EncoderError for anything else."""
+    found = []
+    for item in str(text).split(","):
+        length, _, part = item.partition("*")
+        try:
+            found.append((int(length), float(part or 1)))
+        except ValueError:
+            found = []
+            break
+    if not found or abs(sum(part for _, part in found) - 1) > 1e-6 or min(part for _, part in found) <= 0:
+        raise EncoderError(
+            "B640", f"'{text}' are no lengths.", "Write one, or several with parts that add up to 1: 128*0.9,512*0.1."
+        )
+    return found
+
+
+def pretrain(
     texts: Sequence[Union[str, Path]],
     dest: Union[str, Path],
     *,
-    vocabulary: Optional[Union[str, Path]] = None,
-    vocabulary_size: int = 8_000,
-    layers: int = 3,
-    width: int = 128,
-    heads: int = 4,
-    max_length: int = 512,
-    dropout: float = 0.1,
+    held_out: Sequence[Union[str, Path]] = (),
+    start: Optional[Union[str, Path]] = None,
+    tokenizer: Any = None,
+    size: Size = Size(),  # noqa: B008
+    objective: Objective = Objective(),  # noqa: B008
+    training: Training = Training(),  # noqa: B008
+    run: Optional[Union[str, Path]] = None,
+    cache: Optional[Union[str, Path]] = None,
+    half: bool = False,
+    embeddings: Optional[numpy.ndarray] = None,
     seed: int = 0,
-) -> Path:
-    """Build a small BERT with random weights, an ordinary Hugging Face folder.
+    restart: bool = False,
+) -> Dict[str, Any]:
+    """Pretrain an encoder on running text, from random weights or going on with a checkpoint.
 
-    texts: Files that the vocabulary is trained on, as in `read_texts`.
-    dest: The folder to write; one that is there is replaced when the new one is complete.
-    vocabulary: A ``vocab.txt`` to take instead of training one; then no texts are needed.
-    vocabulary_size: Wordpieces at most, of a vocabulary that is trained.
-    layers, width, heads: The size of the encoder; the feed-forward layers are four times as wide.
-    max_length: The longest sequence, in wordpieces.
-    dropout: Of hidden states and of attention, in training.
-    seed: Of the weights.
-    Returns the folder. Raises EncoderError for a size that can't be, FormatError for texts that can't be read.
+    A training that was stopped, in whatever way, goes on from its last checkpoint when it's called again with the same
+    settings, to the same result. Under ``torchrun`` or ``accelerate launch`` the processes share each batch.
+
+    texts: Files of running text, as `texts.read_documents` reads them; one that is named twice counts twice.
+    dest: The folder of the encoder, an ordinary Hugging Face folder; it appears or is replaced at the end.
+    held_out: Text on which the loss is watched; early stopping needs it, and then the best state is kept.
+    start: The encoder to go on with: a folder, an embedded name or a hub name; its tokenizer and size are kept.
+    tokenizer: Of an encoder that is built, a fast one of transformers.
+    size, objective, training: See there.
+    run: The folder for checkpoints and logs; by default beside ``dest``, named ``<dest>.run``.
+    cache: The folder for the tokenized texts, which several runs may share; by default ``cache`` in that of the run.
+    half: Save the weights in fp16, half as large.
+    embeddings: Start values of the wordpieces' embeddings of an encoder that is built. *Shape:* (vocabulary, width)
+    seed: Of weights, order, masks and pairs.
+    restart: Forget the checkpoints of an earlier run.
+    Returns what was trained and how it went: steps, wordpieces, wordpieces a second, held-out loss and accuracy.
+    Raises EncoderError for an encoder or settings that can't be, FormatError for texts, ProjectError if the folder has
+    another run, or accelerate is missing.
     """
     dest = Path(dest)
-    if min(layers, width, heads) < 1 or max_length < 3:
-        raise EncoderError(
-            "B327",
-            f"There is no encoder of {layers} layers, width {width}, {heads} heads and sequences of {max_length}.",
-            "Give 1 or more of each, and sequences of 3 or more wordpieces, two of which are special tokens.",
-        )
-    if width % heads:
-        raise EncoderError(
-            "B318", f"A width of {width} can't be shared by {heads} attention heads.", "Make it a multiple of them."
-        )
-    if dest.exists() and not (dest / "config.json").is_file():
-        raise ProjectError("B319", f"'{dest}' is there and is no encoder.", "Name another folder, or remove it first.")
-    if vocabulary is not None:
-        tokenizer = load_vocabulary(vocabulary)
-    elif texts:
-        tokenizer = train_vocabulary(read_texts(texts), size=vocabulary_size)
+    run = Path(run) if run is not None else dest.with_name(dest.name + ".run")
+    cache = Path(cache) if cache is not None else run / "cache"
+    _check_training(training)
+    check_place(dest)
+    if (start is None) == (tokenizer is None):
+        raise EncoderError("B624", "An encoder starts from a checkpoint or from a vocabulary.", "Give one of the two.")
+    pairs = objective.next_sentence > 0
+    if start is not None:
+        checkpoint = load_masked_model(start, next_sentence=pairs, new_head=True)
+        model, tokenizer = checkpoint.model, checkpoint.tokenizer
     else:
-        raise EncoderError("B325", "An encoder needs a vocabulary.", "Give texts to train one on, or a vocab.txt.")
-    config = BertConfig(
-        vocab_size=1 + max(tokenizer.get_vocab().values()),  # a word that a vocab.txt has twice leaves a number free
-        hidden_size=width,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        intermediate_size=4 * width,
-        max_position_embeddings=max_length,
-        hidden_dropout_prob=dropout,
-        attention_probs_dropout_prob=dropout,
-        pad_token_id=tokenizer.pad_token_id,
+        model = build_masked_model(tokenizer, size, next_sentence=pairs, seed=seed)
+        if embeddings is not None:
+            with torch.no_grad():
+                model.get_input_embeddings().weight[: len(embeddings)] = torch.from_numpy(embeddings)
+    stated = _set_dropout(model, training.dropout)
+    tokenizer.model_max_length = sequence_limit(model)
+    longest = max(length for length, _ in parse_lengths(training.lengths))
+    if longest > sequence_limit(model):
+        raise EncoderError(
+            "B625",
+            f"Sequences of {longest} wordpieces don't fit an encoder for {sequence_limit(model)}.",
+            "Set 'lengths' to what it takes.",
+        )
+    settings = {
+        "texts": [str(text) for text in texts],
+        "held_out": [str(text) for text in held_out],
+        "start": None if start is None else str(start),
+        "vocabulary": len(tokenizer),
+        "size": dataclasses.asdict(size),
+        "objective": dataclasses.asdict(objective),
+        "training": {k: v for k, v in dataclasses.asdict(training).items() if k not in _FREE},
+        "seed": seed,
+    }
+    arguments = _arguments(run, training, seed, bool(held_out))
+    if arguments.process_index == 0:
+        _check_run(run, settings, restart)
+    with arguments.main_process_first(desc="the tokenized texts"):
+        corpus = open_cache(texts, tokenizer, cache)
+        held_out_cache = open_cache(held_out, tokenizer, cache) if held_out else None
+    vocabulary = describe_vocabulary(tokenizer)
+    plan = make_plan(corpus, vocabulary, objective, training, seed=seed)
+    watched = held_out_cache and Sequences(
+        held_out_cache,
+        vocabulary,
+        length=plan.phases[0].sequences.length,
+        batch_size=plan.phases[0].batch_size,
+        mask_rate=objective.mask_rate,
+        pairs=pairs,
+        seed=seed,
+        shuffled=False,
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = BertModel(config, add_pooling_layer=False)
-    tokenizer.model_max_length = max_length
-    shim = EncoderShim()
-    shim.set_checkpoint(Checkpoint(model, tokenizer))
-    dest.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix=f".{dest.name}-", dir=dest.parent))
-    try:
-        shim.save_folder(part)
-        part.chmod(0o755)
-        _replace_folder(part, dest)
-    except Exception as error:  # on a full disk safetensors and tokenizers raise errors of their own
-        raise ProjectError(
-            "B320", f"The encoder could not be written ({error}).", "Free some space.", path=dest
-        ) from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-    return dest
+    arguments.max_steps = plan.steps
+    arguments.warmup_steps = round(training.warmup * plan.steps)
+    if training.schedule == "warmup_stable_decay":
+        arguments.lr_scheduler_kwargs = {"num_decay_steps": round(training.decay * plan.steps)}
+    trainer = _make_trainer(model, arguments, plan, watched, objective, training)
+    outcome = trainer.run(last_checkpoint(run))
+    report = {**settings, "steps": trainer.state.global_step, "n_tokens": plan.n_tokens(0, trainer.state.global_step)}
+    report.update(outcome)
+    if arguments.process_index == 0:
+        model.config.update(stated)
+        write_checkpoint(Checkpoint(model.half() if half else model, tokenizer), dest)
+        write_json(report, run / "report.json")
+    return report
 
 
-def _replace_folder(new: Path, dest: Path) -> None:
-    """Put a folder in the place of one that may be there; whenever it stops, the old one or the new one is whole."""
-    if not dest.exists():
-        new.rename(dest)
-        return
-    old = Path(tempfile.mkdtemp(prefix=f".{dest.name}-old-", dir=dest.parent))
-    try:
-        dest.rename(old / dest.name)
+def _set_dropout(model: Any, dropout: Optional[float]) -> Dict[str, float]:
+    """Have a model use this dropout. Returns what its config stated."""
+    names = ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout")
+    stated = {
+        name: getattr(model.config, name) for name in names if isinstance(getattr(model.config, name, None), float)
+    }
+    if dropout is None:
+        return stated
+    model.config.update({name: dropout for name in stated})
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = dropout
+        elif isinstance(getattr(module, "dropout_prob", None), float):  # of attention, in older versions
+            module.dropout_prob = dropout
+    return stated
+
+
+#: Settings that may change when a training goes on.
+_FREE = ("accumulate", "compile", "eval_every", "save_every", "log_every", "keep", "workers", "report_to", "cpu")
+
+
+def _check_training(training: Training) -> None:
+    if training.precision not in ("fp32", "bf16", "fp16"):
+        raise EncoderError("B626", f"There is no precision '{training.precision}'.", "Set it to fp32, bf16 or fp16.")
+    if training.precision != "fp32" and (training.cpu or not torch.cuda.is_available()):
+        raise EncoderError(
+            "B627", f"{training.precision} wants a GPU, and there is none.", "Set the precision to fp32."
+        )
+    n_processes = int(os.environ.get("WORLD_SIZE", "1"))
+    share = training.accumulate * n_processes
+    for length, _ in parse_lengths(training.lengths):
+        batch_size = training.batch_wordpieces // max(1, length)
+        if share < 1 or batch_size < 1 or batch_size % share:
+            raise EncoderError(
+                "B628",
+                f"{n_processes} processes can't share {batch_size} sequences in {training.accumulate} parts.",
+                f"Make 'batch_wordpieces' a multiple of {share} times {length}.",
+            )
+
+
+def _check_run(run: Path, settings: Dict[str, Any], restart: bool) -> None:
+    """Say whether the folder of a run is for these settings; remember them if it's new."""
+    file = run / _SETTINGS
+    if restart:
+        for folder in run.glob("checkpoint-*"):
+            shutil.rmtree(folder)
+    elif file.is_file() and any(run.glob("checkpoint-*")):
+        before = json.loads(file.read_text(encoding="utf8"))
+        changed = [key for key in settings if before.get(key) != settings[key]]
+        if changed:
+            raise ProjectError(
+                "B630",
+                f"The folder '{run}' has checkpoints of a run with other settings ({', '.join(changed)}).",
+                "Give the same settings to go on with it, --restart to forget it, or another folder with --run.",
+            )
+    write_json(settings, file)
+
+
+def last_checkpoint(run: Union[str, Path]) -> Optional[Path]:
+    """The newest checkpoint of a run that is complete: its state is written last. None if there is none."""
+    found = []
+    for folder in Path(run).glob("checkpoint-*"):
         try:
-            new.rename(dest)
-        except BaseException:
-            (old / dest.name).rename(dest)
-            raise
+            state = json.loads((folder / _STATE).read_text(encoding="utf8"))
+        except (OSError, ValueError):
+            continue  # it was being written when the process was stopped
+        found.append((state["global_step"], folder))
+    return max(found)[1] if found else None
+
+
+def _arguments(run: Path, training: Training, seed: int, watched: bool) -> TrainingArguments:
+    try:
+        import accelerate  # noqa: F401
+    except ImportError as error:
+        raise ProjectError(
+            "B631", "Pretraining needs accelerate.", "Install it: pip install 'beto-spacy[pretrain]'."
+        ) from error
+    report_to = [name.strip() for name in training.report_to.split(",") if name.strip()]
+    for name in report_to:
+        if name not in ("tensorboard", "wandb") or importlib.util.find_spec(name) is None:
+            raise ProjectError(
+                "B639",
+                f"'{name}' is not there to report to.",
+                "Set 'report_to' to tensorboard or wandb, and install it: pip install 'beto-spacy[tracking]'.",
+            )
+    n_processes = int(os.environ.get("WORLD_SIZE", "1"))
+    on_cpu = training.cpu or not torch.cuda.is_available()
+    return TrainingArguments(
+        output_dir=str(run),
+        max_steps=1,  # the plan says how many
+        per_device_train_batch_size=1,  # the plan's batches are what they are
+        gradient_accumulation_steps=training.accumulate,
+        learning_rate=training.learn_rate,
+        lr_scheduler_type=training.schedule,
+        warmup_steps=0,
+        weight_decay=training.weight_decay,
+        adam_beta2=training.beta2,
+        adam_epsilon=1e-6,
+        max_grad_norm=training.grad_clip,
+        optim="adamw_torch_fused",
+        bf16=training.precision == "bf16",
+        fp16=training.precision == "fp16",
+        use_cpu=on_cpu,
+        ddp_backend="gloo" if on_cpu and n_processes > 1 else None,
+        ddp_find_unused_parameters=False,
+        average_tokens_across_devices=n_processes > 1,
+        dataloader_num_workers=training.workers,
+        remove_unused_columns=False,
+        ignore_data_skip=True,  # the plan starts where the checkpoint ends
+        eval_strategy="steps" if watched else "no",
+        eval_steps=training.eval_every,
+        save_strategy="steps",
+        save_steps=training.eval_every if watched and training.patience else training.save_every,
+        save_total_limit=training.keep,
+        logging_steps=training.log_every,
+        load_best_model_at_end=bool(watched and training.patience),
+        metric_for_best_model="eval_loss" if watched else None,
+        greater_is_better=False if watched else None,
+        report_to=report_to or "none",
+        disable_tqdm=True,
+        seed=seed,
+    )
+
+
+class _Trainer(Trainer):
+    """The Trainer of transformers, with our batches, our loss and our evaluation."""
+
+    def __init__(
+        self,
+        *,
+        plan: Plan,
+        watched: Optional[Sequences],
+        next_sentence: float,
+        training: Training,
+        **kwargs: Any,
+    ):
+        super().__init__(eval_dataset=watched, **kwargs)
+        self.plan, self.watched = plan, watched
+        self.next_sentence, self.training = next_sentence, training
+        self.masked = MaskedPositions(self.model)
+        self.model_accepts_loss_kwargs = True  # so that the words of a whole batch are counted, not those of its parts
+        self.start = 0
+        self.seconds_aside = 0.0
+
+    def get_train_dataloader(self) -> DataLoader:
+        sampler = _BatchSampler(
+            self.plan, self.start, self.training.accumulate, self.args.process_index, self.args.world_size
+        )
+        return DataLoader(
+            self.plan,
+            batch_sampler=sampler,  # type: ignore[arg-type]
+            collate_fn=_to_tensors,
+            num_workers=self.training.workers,
+            generator=torch.Generator(),  # it would draw from the one of the model's dropout
+            pin_memory=self.args.device.type == "cuda",
+        )
+
+    def compute_loss(
+        self, model: Any, inputs: Dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """The sum over this part's words by the number of the whole batch's, and λ times the mean over its pairs."""
+        labels, follows = inputs.pop("labels"), inputs.pop("next_sentence_label", None)
+        scores, pair_scores = predict_masked(model, self.masked, inputs)
+        n_words = len(labels) if num_items_in_batch is None else num_items_in_batch
+        loss = F.cross_entropy(scores.float(), labels, reduction="sum") / max(1, n_words)
+        if self.args.average_tokens_across_devices and num_items_in_batch is not None:
+            loss = loss * self.args.world_size  # the gradients of the processes are averaged
+        if follows is not None:
+            loss = loss + self.next_sentence * F.cross_entropy(pair_scores.float(), follows) / self.training.accumulate
+        return loss
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> Dict[str, float]:
+        """Measure the loss on held-out text; each process does so for all of it."""
+        begun = time.monotonic()
+        assert self.watched is not None
+        scores = score_masked(self.model, self.masked, self.watched)
+        loss = scores["loss"] + self.next_sentence * scores.get("next_sentence_loss", 0.0)
+        metrics = {"eval_loss": loss, **{f"eval_{name}": value for name, value in scores.items() if name != "loss"}}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self.seconds_aside += time.monotonic() - begun
+        return metrics
+
+    def run(self, checkpoint: Optional[Path]) -> Dict[str, Any]:
+        """Train, from a checkpoint on if there is one; evaluate at the end."""
+        if checkpoint is not None:
+            self.start = json.loads((checkpoint / _STATE).read_text(encoding="utf8"))["global_step"]
+        if self.start < self.plan.steps:
+            self.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        elif checkpoint is not None:
+            self._load_from_checkpoint(str(checkpoint))
+            self.state.global_step = self.start
+        outcome: Dict[str, Any] = dict(self.progress.outcome)
+        if self.watched is not None:
+            outcome.update(score_masked(self.model, self.masked, self.watched))
+        self.masked.remove()
+        return outcome
+
+
+class _Progress(TrainerCallback):
+    """Says how far the training is, its loss and its speed: a bar on a terminal, lines elsewhere."""
+
+    def __init__(self, plan: Plan, trainer: _Trainer):
+        self._plan, self._trainer = plan, trainer
+        self._bar: Any = None
+        self._begun = self._since = 0.0
+        self._aside = 0.0
+        self._step = 0
+        self.outcome: Dict[str, Any] = {}
+
+    def _now(self) -> float:
+        return time.monotonic() - self._trainer.seconds_aside
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._begun = self._since = self._now()
+        self._first = self._step = state.global_step
+        if args.process_index == 0 and sys.stderr.isatty():
+            self._bar = tqdm(total=self._plan.steps, initial=state.global_step, unit="step")
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self._bar is not None:
+            self._bar.update(1)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        if args.process_index or not logs:
+            return
+        if "eval_loss" in logs:
+            self._write(
+                f"step {state.global_step:>7,}  held-out: "
+                + "  ".join(
+                    f"{name[5:].replace('_', ' ')} {value:.4f}" for name, value in logs.items() if name != "epoch"
+                )
+            )
+        elif "loss" in logs:
+            now = self._now()
+            speed = self._plan.n_tokens(self._step, state.global_step) / max(1e-9, now - self._since)
+            left = (self._plan.steps - state.global_step) * (now - self._begun) / (state.global_step - self._first)
+            self._step, self._since = state.global_step, now
+            logs["tokens_per_second"] = round(speed)
+            self._write(
+                f"step {state.global_step:>7,} of {self._plan.steps:,}  loss {logs['loss']:.4f}  rate "
+                f"{logs['learning_rate']:.2e}  {speed:,.0f} tokens a second  {left / 60:,.0f} minutes left"
+            )
+
+    def _write(self, text: str) -> None:
+        if self._bar is not None:
+            self._bar.write(text, file=sys.stderr)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self._bar is not None:
+            self._bar.close()
+        seconds = self._now() - self._begun
+        n_tokens = self._plan.n_tokens(self._first, state.global_step)
+        self.outcome = {"seconds": round(seconds, 1), "tokens_per_second": round(n_tokens / max(1e-9, seconds))}
+
+
+def _make_trainer(
+    model: Any,
+    arguments: TrainingArguments,
+    plan: Plan,
+    watched: Optional[Sequences],
+    objective: Objective,
+    training: Training,
+) -> _Trainer:
+    if training.compile:
+        base = getattr(model, model.base_model_prefix)
+        next(layers for name in _LAYERS if (layers := getattr(base, name, None)) is not None).compile(dynamic=False)
+    trainer = _Trainer(
+        model=model,
+        args=arguments,
+        plan=plan,
+        watched=watched,
+        next_sentence=objective.next_sentence,
+        training=training,
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.progress = _Progress(plan, trainer)
+    trainer.add_callback(trainer.progress)
+    if training.patience:
+        trainer.add_callback(EarlyStoppingCallback(early_stopping_patience=training.patience))
+    return trainer
+
+
+def predict_masked(
+    model: Any, masked: MaskedPositions, inputs: Dict[str, torch.Tensor]
+) -> Tuple[torch.Tensor, Optional[torch.Tensor]]:
+    """Score all wordpieces for the positions to predict, and whether the pairs follow.
+
+    inputs: What `Sequences.batch` gives, as tensors, without the answers.
+    Returns scores by wordpiece, *shape:* (n_masked, vocabulary), and by pair, *shape:* (n_sequences, 2) or None.
+    """
+    masked.positions = inputs["positions"]
+    names = ["input_ids", "attention_mask"]
+    config = model.module.config if hasattr(model, "module") else model.config
+    pairs = "BertForPreTraining" in type(getattr(model, "module", model)).__name__
+    if pairs and getattr(config, "type_vocab_size", 0) > 1:
+        names.append("token_type_ids")
+    try:
+        outputs = model(**{name: inputs[name] for name in names})
     finally:
-        shutil.rmtree(old, ignore_errors=True)
+        masked.positions = None
+    if pairs:
+        return outputs.prediction_logits, outputs.seq_relationship_logits
+    return outputs.logits, None
+
+
+def score_masked(
+    model: Any, masked: MaskedPositions, sequences: Sequences, *, limit: Optional[int] = None
+) -> Dict[str, float]:
+    """Measure how well a model predicts the masked words of sequences, all of them or the first ones.
+
+    Returns ``loss``, in nats a wordpiece; ``accuracy``, the part of the wordpieces that are right; ``word_accuracy``,
+    of the words all of whose wordpieces are; with pairs, ``next_sentence_loss`` and ``next_sentence_accuracy``.
+    """
+    n = len(sequences) if limit is None else min(limit, len(sequences))
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    sums = dict.fromkeys(("loss", "right", "pieces", "words", "right_words", "pair_loss", "right_pairs"), 0.0)
+    with torch.inference_mode(), torch.compiler.set_stance("force_eager"):
+        for first in range(0, n, sequences.batch_size):
+            arrays = sequences.batch(range(first, min(n, first + sequences.batch_size)))
+            batch = {name: tensor.to(device) for name, tensor in _to_tensors(arrays).items()}
+            scores, pair_scores = predict_masked(model, masked, batch)
+            labels = batch["labels"]
+            sums["loss"] += F.cross_entropy(scores.float(), labels, reduction="sum").item()
+            right = (scores.argmax(dim=1) == labels).cpu().numpy()
+            # Neighbours that go on with a word are of the same word: words are masked as a whole.
+            word = numpy.cumsum(~sequences.vocabulary.continues[arrays["labels"]]) if len(right) else right.astype(int)
+            n_wrong = numpy.bincount(word, weights=~right, minlength=1)
+            sums["words"] += len(numpy.unique(word))
+            sums["right_words"] += int((n_wrong[numpy.unique(word)] == 0).sum()) if len(right) else 0
+            sums["right"] += int(right.sum())
+            sums["pieces"] += len(right)
+            if pair_scores is not None:
+                follows = batch["next_sentence_label"]
+                sums["pair_loss"] += F.cross_entropy(pair_scores.float(), follows, reduction="sum").item()
+                sums["right_pairs"] += int((pair_scores.argmax(dim=1) == follows).sum())
+    model.train(was_training)
+    pieces, words = max(1.0, sums["pieces"]), max(1.0, sums["words"])
+    out = {
+        "loss": sums["loss"] / pieces,
+        "accuracy": sums["right"] / pieces,
+        "word_accuracy": sums["right_words"] / words,
+    }
+    if sequences.pairs:
+        out.update(next_sentence_loss=sums["pair_loss"] / n, next_sentence_accuracy=sums["right_pairs"] / n)
+    return out
+
+
+def evaluate_encoder(
+    name: Union[str, Path],
+    texts: Sequence[Union[str, Path]],
+    *,
+    length: int = 128,
+    mask_rate: float = 0.15,
+    perplexity_sequences: int = 16,
+    batch_size: int = 32,
+    seed: int = 0,
+) -> Dict[str, Dict[str, float]]:
+    """Measure how well an encoder predicts the words of held-out texts.
+
+    name: An encoder with its prediction head: a folder, an embedded name or a hub name.
+    texts: Held-out texts, a file a register.
+    length: Wordpieces a sequence, special tokens included.
+    mask_rate: Part of the wordpieces that are masked at once for the accuracies.
+    perplexity_sequences: Sequences of each text that the pseudo-perplexity is measured on, evenly spread.
+    seed: Of the masks.
+    Returns for each text, by the name of its file, and for ``all``: what `score_masked` gives; ``pseudo_perplexity``,
+    the exponential of the mean negative log-probability of a wordpiece given the others (Salazar et al. 2020), where
+    the later wordpieces of its own word are hidden too (Kauf and Ivanova 2023); ``word_pseudo_perplexity``, the same by
+    word, which can be compared between vocabularies; and the number of ``wordpieces`` and ``words`` it's measured on.
+    Raises EncoderError for an encoder that can't be had or predict, FormatError for texts.
+    """
+    model, tokenizer = load_masked_model(name)
+    vocabulary = describe_vocabulary(tokenizer)
+    if length > sequence_limit(model):
+        raise EncoderError(
+            "B632", f"Sequences of {length} don't fit the encoder.", f"Give {sequence_limit(model)} or fewer."
+        )
+    model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    masked = MaskedPositions(model)
+    out = {}
+    with tempfile.TemporaryDirectory() as folder:
+        named = {_register(path): [path] for path in map(Path, texts)}
+        named["all"] = [path for paths in named.values() for path in paths]
+        for register, paths in named.items():
+            sequences = Sequences(
+                open_cache(paths, tokenizer, folder),
+                vocabulary,
+                length=length,
+                batch_size=batch_size,
+                mask_rate=mask_rate,
+                seed=seed,
+                shuffled=False,
+            )
+            out[register] = score_masked(model, masked, sequences)
+            out[register].update(_pseudo_perplexity(model, masked, sequences, perplexity_sequences))
+    masked.remove()
+    return out
+
+
+def _register(path: Path) -> str:
+    return path.name.split(".")[0]
+
+
+def _pseudo_perplexity(model: Any, masked: MaskedPositions, sequences: Sequences, limit: int) -> Dict[str, float]:
+    """Hide each wordpiece in turn, and those after it in its word, and ask for it."""
+    voc = sequences.vocabulary
+    device = next(model.parameters()).device
+    places = numpy.unique(numpy.linspace(0, len(sequences) - 1, min(limit, len(sequences))).astype(int))
+    total, n_pieces, n_words = 0.0, 0, 0
+    with torch.inference_mode():
+        for place in places.tolist():
+            ids = sequences.plain(place)
+            asked = numpy.flatnonzero(~voc.special[ids])
+            starts = ~voc.continues[ids]
+            word = numpy.cumsum(starts)
+            columns = numpy.arange(len(ids))
+            hidden = (word[None, :] == word[asked][:, None]) & (columns[None, :] >= asked[:, None])
+            rows = numpy.where(hidden, voc.mask, ids[None, :])
+            for first in range(0, len(asked), sequences.batch_size):
+                part = slice(first, first + sequences.batch_size)
+                inputs = {
+                    "input_ids": torch.from_numpy(rows[part]).to(device),
+                    "attention_mask": torch.ones(rows[part].shape, dtype=torch.long, device=device),
+                    "positions": torch.from_numpy(numpy.arange(len(asked[part])) * len(ids) + asked[part]).to(device),
+                }
+                scores, _ = predict_masked(model, masked, inputs)
+                labels = torch.from_numpy(ids[asked[part]]).to(device)
+                total += F.cross_entropy(scores.float(), labels, reduction="sum").item()
+            n_pieces += len(asked)
+            n_words += int(starts[asked].sum())
+    return {
+        "pseudo_perplexity": math.exp(total / max(1, n_pieces)),
+        "word_pseudo_perplexity": math.exp(min(700.0, total / max(1, n_words))),
+        "wordpieces": n_pieces,
+        "words": n_words,
+    }
+
+
+def pretrain_from_config(
+    config: Union[str, Path],
+    dest: Union[str, Path],
+    *,
+    overrides: Optional[Dict[str, Any]] = None,
+    restart: bool = False,
+) -> Dict[str, Any]:
+    """Pretrain as a config says (``configs/pretrain.cfg``): see `pretrain`, `Size`, `Objective` and `Training`.
+
+    config: The file.
+    overrides: Values by section and name, such as ``{"training.steps": 1000}``.
+    Returns what `pretrain` does. Raises ProjectError for a config that can't be read or has other fields, and all that
+    `pretrain` raises.
+    """
+    read = _read_config(Path(config), overrides or {})
+    paths, seed = read["paths"], read["system"]["seed"]
+    dest = Path(dest)
+    run = Path(paths["run"] or dest.with_name(dest.name + ".run"))
+    texts, held_out = _expand(paths["texts"], config), _expand(paths["held_out"], config)
+    tokenizer = None
+    if paths["start"] is None:
+        tokenizer = _tokenizer(texts, paths["vocabulary"], read["vocabulary"]["size"], run)
+    return pretrain(
+        texts,
+        dest,
+        held_out=held_out,
+        start=paths["start"],
+        tokenizer=tokenizer,
+        size=Size(**read["encoder"]),
+        objective=Objective(**read["objective"]),
+        training=Training(**read["training"]),
+        run=run,
+        cache=paths["cache"],
+        half=read["output"]["half"],
+        seed=seed,
+        restart=restart,
+    )
+
+
+_FIELDS = {
+    "paths": ("texts", "held_out", "start", "vocabulary", "cache", "run"),
+    "vocabulary": ("size",),
+    "encoder": tuple(field.name for field in dataclasses.fields(Size)),
+    "objective": tuple(field.name for field in dataclasses.fields(Objective)),
+    "training": tuple(field.name for field in dataclasses.fields(Training)),
+    "output": ("half",),
+    "system": ("seed",),
+}
+
+
+def _read_config(path: Path, overrides: Dict[str, Any]) -> Dict[str, Dict[str, Any]]:
+    from confection import Config
+
+    try:
+        config = Config().from_disk(path, overrides=overrides)
+    except Exception as error:
+        raise ProjectError(
+            "B633",
+            f"The config can't be read ({' '.join(str(error).split())}).",
+            "Start from configs/pretrain.cfg, and override fields that it has.",
+            path=path,
+        ) from error
+    for section, names in _FIELDS.items():
+        have = config.get(section, {})
+        odd = sorted(set(have) ^ set(names))
+        if odd:
+            raise ProjectError(
+                "B634",
+                f"The section [{section}] {'has' if odd[0] in have else 'lacks'} '{odd[0]}'.",
+                f"Its fields are: {', '.join(names)}.",
+                path=path,
+            )
+    odd = sorted(set(config) - set(_FIELDS))
+    if odd:
+        raise ProjectError("B635", f"There is no section [{odd[0]}].", f"There are: {', '.join(_FIELDS)}.", path=path)
+    for section, kind in (("encoder", Size), ("objective", Objective), ("training", Training)):
+        for field in dataclasses.fields(kind):
+            value = config[section][field.name]
+            # Whole numbers stand for fractions, and null only where it's the default's kind.
+            kinds = {int: (int,), float: (int, float), str: (str,), bool: (bool,)}
+            allowed = kinds.get(field.type, (int, float, type(None)))
+            if not isinstance(value, allowed) or (isinstance(value, bool) and field.type is not bool):
+                raise ProjectError(
+                    "B636",
+                    f"[{section}] {field.name} = {json.dumps(value)} is not of its kind.",
+                    f"Give a value like {json.dumps(field.default)}.",
+                    path=path,
+                )
+    return config
+
+
+def _expand(texts: Union[str, Sequence[str]], config: Union[str, Path]) -> List[Path]:
+    """The files that names and patterns stand for."""
+    found: List[Path] = []
+    for text in [texts] if isinstance(texts, str) else texts:
+        matches = sorted(map(Path, glob.glob(str(text)))) if glob.has_magic(str(text)) else [Path(text)]
+        if not matches:
+            raise ProjectError("B637", f"No file is called '{text}'.", "Check [paths] in the config.", path=config)
+        found += matches
+    return found
+
+
+def _tokenizer(texts: Sequence[Path], vocabulary: Optional[str], size: int, run: Path) -> Any:
+    """The tokenizer of an encoder that is built; a vocabulary that is trained is kept in the run's folder."""
+    if vocabulary is not None and Path(vocabulary).is_file():
+        from .vocabulary import load_vocabulary
+
+        return load_vocabulary(vocabulary)
+    if vocabulary is not None:
+        with quiet_hub():
+            try:
+                folder = vocabulary if Path(vocabulary, "tokenizer.json").is_file() else resolve_encoder(vocabulary)
+                return AutoTokenizer.from_pretrained(folder, use_fast=True)
+            except (OSError, ValueError) as error:
+                raise EncoderError(
+                    "B638",
+                    f"There is no tokenizer in '{vocabulary}' ({str(error).splitlines()[0]}).",
+                    "Give a vocab.txt, or a folder that has a tokenizer.json.",
+                ) from error
+    place = run / f"vocabulary-{identify(texts, str(size))}"
+    if int(os.environ.get("LOCAL_RANK", "0")):  # the first process of each machine trains it for the others
+        while not place.is_dir():
+            time.sleep(1)
+    elif not place.is_dir():
+        from .vocabulary import Texts, train_vocabulary
+
+        tokenizer = train_vocabulary(Texts(texts), size=size)
+        with new_folder(place) as part:
+            tokenizer.save_pretrained(part)
+    return AutoTokenizer.from_pretrained(place)
+
+
+def render_evaluation(scores: Dict[str, Dict[str, float]]) -> str:
+    """A Markdown table of what `evaluate_encoder` measured."""
+    lines = [
+        "| register | masked words | masked wordpieces | loss | pseudo-perplexity | by word |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for register, s in scores.items():
+        lines.append(
+            f"| {register} | {s['word_accuracy']:.1%} | {s['accuracy']:.1%} | {s['loss']:.3f} | "
+            f"{s['pseudo_perplexity']:.1f} | {s['word_pseudo_perplexity']:.1f} |"
+        )
+    return "\n".join(lines)

@@ -20,6 +20,7 @@ import srsly
 
 from . import EMBEDDED_ENCODER
 from .errors import ProjectError
+from .files import new_file
 
 #: What every pipeline package is called, whatever it was trained on.
 PACKAGE = "es_beto_trf"
@@ -122,17 +123,13 @@ def _copy_asset(source: Path, dest: Path) -> None:
         for file in sorted(source.iterdir()):
             _copy_asset(file, dest / file.name)
         return
-    part = dest.with_name(f".{dest.name}.part")
     try:
-        dest.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, part)
-        os.replace(part, dest)
+        with new_file(dest) as part:
+            shutil.copyfile(source, part)
     except OSError as error:
         raise ProjectError(
             "B505", f"The asset could not be copied ({error}).", "Free some space.", path=dest
         ) from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _unpack(archive: Path) -> Path:

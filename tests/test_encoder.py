@@ -15,10 +15,11 @@ from spacy.tokens import Doc
 from thinc.api import reduce_mean
 from transformers import AutoModel, AutoTokenizer, BertConfig, BertForMaskedLM, GPT2Config, GPT2Model
 
-from beto_spacy.encoder import EncoderShim, load_checkpoint, make_encoder, sequence_limit
+from beto_spacy.checkpoint import load_checkpoint, sequence_limit
+from beto_spacy.encoder import EncoderShim, make_encoder
 from beto_spacy.errors import BetoError, EncoderError, ProjectError
 from beto_spacy.listener import make_listener
-from beto_spacy.pretrain import build_encoder
+from beto_spacy.vocabulary import build_encoder
 
 
 def make_nlp(encoder, **settings):

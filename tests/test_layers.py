@@ -12,12 +12,13 @@ import beto_spacy
 
 ROOT = Path(beto_spacy.__file__).parent
 LAYERS = [
-    {"errors"},
-    {"formats", "windows"},
-    {"corpus", "encoder"},
-    {"transformer", "listener", "heads.scorers", "heads.textcat"},
+    {"errors", "files"},
+    {"formats", "windows", "texts", "checkpoint"},
+    {"corpus", "encoder", "sequences"},
+    {"transformer", "listener", "heads.scorers", "heads.textcat", "vocabulary"},
     {"pretrain", "annotate", "project"},
     {"evaluate", "benchmark"},
+    {"compare"},
     {"cli"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

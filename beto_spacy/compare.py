@@ -1,0 +1,142 @@
+"""Comparing trainings: the same config with one thing changed, several seeds each, scored on the same corpora.
+
+For "is this encoder better than that one" and "is this head better than that one". Each training is kept as its
+scores; a comparison that was stopped goes on with those that are missing.
+"""
+
+import json
+import shutil
+import statistics
+from pathlib import Path
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
+
+from .errors import ProjectError
+from .evaluate import evaluate_model, headlines
+from .files import new_file, write_json
+
+Overrides = Mapping[str, Any]
+
+
+def compare_trainings(
+    config: Union[str, Path],
+    variants: Mapping[str, Overrides],
+    corpora: Sequence[Union[str, Path]],
+    output: Union[str, Path],
+    *,
+    seeds: Sequence[int] = (0, 1, 2),
+    overrides: Optional[Overrides] = None,
+    gpu: int = -1,
+) -> Dict[str, Any]:
+    """Train each variant with each seed, and score all of them.
+
+    config: A training config, as for ``spacy train``.
+    variants: What each of them overrides in it, by section and name: ``{"mini": {"paths.encoder": "beto-mini"}}``.
+    corpora: The test corpora, as `evaluate.evaluate_model` takes them.
+    output: The folder for the scores of each training, ``comparison.json`` and ``comparison.md``.
+    seeds: Of the trainings.
+    overrides: What all variants override.
+    gpu: Number of the GPU; -1 for the CPU.
+    Returns the comparison: by variant, corpus and measure, the score of each seed, in per cent. Raises ProjectError for
+    variants that can't be compared or a training that fails, and what `evaluate_model` raises.
+    """
+    if not variants or not seeds or any(not name.replace("-", "").replace(".", "").isalnum() for name in variants):
+        raise ProjectError(
+            "B540",
+            f"{len(variants)} variants ({', '.join(variants)}) and {len(seeds)} seeds can't be compared.",
+            "Give one of each or more, and names of letters, digits, hyphens and points.",
+        )
+    output = Path(output)
+    scores: Dict[str, List[Dict[str, float]]] = {name: [] for name in variants}
+    for seed in seeds:
+        for name, own in variants.items():
+            settings = {**(overrides or {}), **own, "system.seed": seed}
+            scores[name].append(_scores(Path(config), settings, corpora, output / "runs" / f"{name}-{seed}", gpu))
+    comparison = {
+        "config": str(config),
+        "overrides": dict(overrides or {}),
+        "seeds": list(seeds),
+        "variants": {
+            name: {"overrides": dict(own), "scores": _by_measure(scores[name])} for name, own in variants.items()
+        },
+    }
+    write_json(comparison, output / "comparison.json")
+    with new_file(output / "comparison.md") as part:
+        part.write_text(render_comparison(comparison) + "\n", encoding="utf8")
+    return comparison
+
+
+def _scores(
+    config: Path, settings: Dict[str, Any], corpora: Sequence[Union[str, Path]], folder: Path, gpu: int
+) -> Dict[str, float]:
+    """The scores of one training; it's trained if they aren't there for these settings."""
+    file = folder.with_suffix(".json")
+    known = {"config": config.read_text(encoding="utf8"), "overrides": settings, "corpora": [str(c) for c in corpora]}
+    if file.is_file():
+        before = json.loads(file.read_text(encoding="utf8"))
+        if {key: before.get(key) for key in known} == known:
+            return before["scores"]
+    from spacy.cli.train import train
+
+    try:
+        train(config, folder, use_gpu=gpu, overrides=dict(settings))
+    except (Exception, SystemExit) as error:
+        raise ProjectError(
+            "B541",
+            f"The training of '{folder.name}' failed ({type(error).__name__}: {' '.join(str(error).split())[:500]}).",
+            "Mend what the messages above say.",
+            path=config,
+        ) from error
+    report = evaluate_model(
+        folder / "model-best", corpora, folder / "scores", plots=False, gpu_id=gpu, n_words_per_second_runs=0
+    )
+    found = {}
+    for corpus, entry in report["corpora"].items():
+        for layer, measure, value in headlines(entry):
+            if value is not None:
+                found[f"{corpus}: {layer} ({measure})"] = round(100 * value, 3)
+    write_json({**known, "scores": found}, file)
+    shutil.rmtree(folder)
+    return found
+
+
+def _by_measure(runs: Sequence[Dict[str, float]]) -> Dict[str, List[float]]:
+    return {measure: [run[measure] for run in runs] for measure in runs[0] if all(measure in run for run in runs)}
+
+
+def render_comparison(comparison: Dict[str, Any]) -> str:
+    """A Markdown table of what `compare_trainings` found: mean, lowest and highest, and the difference to the first."""
+    variants = comparison["variants"]
+    first = next(iter(variants))
+    n = len(comparison["seeds"])
+    head = [f"{name}" for name in variants] + [f"{name} − {first}" for name in variants if name != first]
+    lines = [
+        f"Mean of {n} seeds (lowest to highest), in per cent.",
+        "",
+        "| measure | " + " | ".join(head) + " |",
+        "| --- |" + " ---: |" * len(head),
+    ]
+    measures = [m for m in variants[first]["scores"] if all(m in v["scores"] for v in variants.values())]
+    for measure in measures:
+        values = {name: variant["scores"][measure] for name, variant in variants.items()}
+        cells = [f"{statistics.mean(v):.1f} ({min(v):.1f} to {max(v):.1f})" for v in values.values()]
+        base = statistics.mean(values[first])
+        cells += [f"{statistics.mean(v) - base:+.1f}" for name, v in values.items() if name != first]
+        lines.append(f"| {measure} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def parse_variant(text: str) -> Tuple[str, Dict[str, Any]]:
+    """Read ``name:section.field=value;section.field=value``; values are JSON, or else text. Raises ProjectError."""
+    name, _, rest = text.partition(":")
+    found: Dict[str, Any] = {}
+    for part in filter(None, rest.split(";")):
+        field, sign, value = part.partition("=")
+        if not sign or "." not in field:
+            raise ProjectError(
+                "B542", f"'{text}' is no variant.", "Write name:section.field=value;section.field=value."
+            )
+        try:
+            found[field] = json.loads(value)
+        except ValueError:
+            found[field] = value
+    return name, found
