@@ -145,7 +145,7 @@ def load_checkpoint(name: Union[str, Path]) -> Checkpoint:
                     "The files of two checkpoints were mixed; take them all from one.",
                 )
             model, loading = AutoModel.from_pretrained(
-                source, config=config, output_loading_info=True, **_without_pooler(config)
+                source, config=config, output_loading_info=True, **without_pooler(config)
             )
     except EncoderError:
         raise
@@ -225,7 +225,7 @@ def load_tokenizer(source: str, config: PretrainedConfig) -> PreTrainedTokenizer
     return tokenizer
 
 
-def _without_pooler(config: PretrainedConfig) -> Dict[str, bool]:
+def without_pooler(config: PretrainedConfig) -> Dict[str, bool]:
     """The pooler is a pretraining matter: many checkpoints lack it, and nothing here reads it."""
     model_class = AutoModel._model_mapping[type(config)]
     return {"add_pooling_layer": False} if "add_pooling_layer" in inspect.signature(model_class).parameters else {}

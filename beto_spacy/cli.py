@@ -117,6 +117,7 @@ def evaluate_command(model: str, corpora: Tuple[Path, ...], output: Path, gpu: i
 @click.option("--width", default=128, show_default=True, help="Of the hidden states.")
 @click.option("--heads", default=4, show_default=True, help="Attention heads.")
 @click.option("--max-length", default=512, show_default=True, help="The longest sequence, in wordpieces.")
+@click.option("--like", help="An encoder whose kind, size and vocabulary are taken: a folder, beto-mini, a hub name.")
 @click.option("--seed", default=0, show_default=True)
 def build_encoder_command(texts: Tuple[Path, ...], dest: Path, **options: Any) -> None:
     """Build a small BERT with random weights in DEST, its vocabulary trained on TEXTS.
@@ -146,34 +147,55 @@ def clean_texts_command(sources: Tuple[str, ...], dest: Path, **options: Any) ->
 
 @main.command("pretrain", context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
 @click.argument("what", type=click.Path(path_type=Path))
-@click.argument("rest", nargs=-1, required=True, type=click.UNPROCESSED)
+@click.argument("rest", nargs=-1, type=click.UNPROCESSED)
 @click.option("--evaluate", is_flag=True, help="Measure the encoder WHAT on the held-out texts REST.")
+@click.option("--throughput", is_flag=True, help="Measure its speed beside a bare loop's; REST are overrides only.")
 @click.option("--restart", is_flag=True, help="Forget the checkpoints of an earlier run.")
-@click.option("--output", type=click.Path(path_type=Path), help="With --evaluate: write the figures as JSON.")
-def pretrain_command(what: Path, rest: Tuple[str, ...], evaluate: bool, restart: bool, output: Optional[Path]) -> None:
+@click.option("--output", type=click.Path(path_type=Path), help="Write what was measured as JSON.")
+def pretrain_command(
+    what: Path, rest: Tuple[str, ...], evaluate: bool, throughput: bool, restart: bool, output: Optional[Path]
+) -> None:
     """Pretrain an encoder on running text: masked words, and next sentences by option.
 
     \b
     beto-spacy pretrain CONFIG DEST [--section.field VALUE]...
     beto-spacy pretrain --evaluate ENCODER TEXTS...
+    beto-spacy pretrain --throughput CONFIG [--section.field VALUE]...
 
     CONFIG is configs/pretrain.cfg; its fields are overridden by options such as --training.steps 1000. A run that was
     stopped goes on when it's called again.
     """
     from .files import write_json
-    from .pretrain import evaluate_encoder, pretrain_from_config, render_evaluation
+    from .masked import evaluate_encoder, render_evaluation
+    from .pretrain import measure_throughput_from_config, pretrain_from_config, render_throughput
 
+    paths, overrides = _split_overrides(rest)
     if evaluate:
-        scores = evaluate_encoder(str(what), rest)
-        click.echo(render_evaluation(scores))
-        if output is not None:
-            write_json(scores, output)
+        if not paths or overrides:
+            raise click.UsageError("Name the held-out texts, and nothing to override.")
+        result: Any = evaluate_encoder(str(what), paths)
+        click.echo(render_evaluation(result))
+    elif throughput:
+        result = measure_throughput_from_config(what, overrides=overrides)
+        click.echo(render_throughput(result))
     else:
-        paths, overrides = _split_overrides(rest)
         if len(paths) != 1:
             raise click.UsageError(f"Name one folder for the encoder, not {len(paths)}.")
-        report = pretrain_from_config(what, paths[0], overrides=overrides, restart=restart)
-        click.echo(f"Encoder: {paths[0]}, {report['steps']:,} steps, {report['n_tokens']:,} wordpieces")
+        result = pretrain_from_config(what, paths[0], overrides=overrides, restart=restart)
+        click.echo(f"Encoder: {paths[0]}, {result['steps']:,} steps, {result['n_tokens']:,} wordpieces")
+    if output is not None:
+        write_json(result, output)
+
+
+@main.command("add-wordpieces")
+@click.argument("encoder")
+@click.argument("dest", type=click.Path(path_type=Path))
+@click.argument("pieces", nargs=-1)
+def add_wordpieces_command(encoder: str, dest: Path, pieces: Tuple[str, ...]) -> None:
+    """Give ENCODER new wordpieces, PIECES or else the usual emoji, and write it to DEST, to be trained further."""
+    from .masked import EMOJI, add_wordpieces
+
+    click.echo(f"Encoder: {dest}, {add_wordpieces(encoder, dest, pieces or EMOJI)} wordpieces added")
 
 
 def _split_overrides(arguments: Tuple[str, ...]) -> Tuple[List[str], Dict[str, Any]]:

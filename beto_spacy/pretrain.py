@@ -8,12 +8,12 @@ No spaCy here: it runs where only torch, transformers and accelerate are.
 """
 
 import dataclasses
-import glob
 import importlib.util
 import json
 import math
 import os
 import shutil
+import statistics
 import sys
 import tempfile
 import time
@@ -26,11 +26,8 @@ import torch.nn.functional as F
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 from transformers import (
-    AutoModelForMaskedLM,
     AutoTokenizer,
-    BertForPreTraining,
     EarlyStoppingCallback,
-    PretrainedConfig,
     PrinterCallback,
     Trainer,
     TrainerCallback,
@@ -40,11 +37,7 @@ from transformers import (
 from .checkpoint import (
     Checkpoint,
     Size,
-    bert_config,
-    check_complete,
     check_place,
-    load_tokenizer,
-    make_config,
     quiet_hub,
     resolve_encoder,
     sequence_limit,
@@ -52,18 +45,17 @@ from .checkpoint import (
 )
 from .errors import EncoderError, ProjectError
 from .files import new_folder, write_json
+from .masked import (
+    MaskedPositions,
+    build_masked_model,
+    load_masked_model,
+    predict_masked,
+    score_masked,
+    to_tensors,
+)
 from .sequences import Sequences, TokenCache, Vocabulary, describe_vocabulary, identify, open_cache
+from .texts import expand
 
-#: The first module of the prediction head, by model type: what it's given is all that is predicted.
-_HEADS = {
-    "bert": "cls.predictions",
-    "roberta": "lm_head",
-    "xlm-roberta": "lm_head",
-    "camembert": "lm_head",
-    "albert": "predictions",
-    "distilbert": "vocab_transform",
-    "electra": "generator_predictions",
-}
 #: Where the layers are inside the encoder, for compilation.
 _LAYERS = ("encoder", "transformer")
 _SETTINGS = "settings.json"
@@ -133,100 +125,6 @@ class Training:
     cpu: bool = False
 
 
-class MaskedPositions:
-    """Lets only the positions that are to be predicted through a prediction head, before its first module.
-
-    model: A model for masked words of one of the families that `checkpoint.BERT_LIKE` names.
-    """
-
-    def __init__(self, model: Any):
-        self.positions: Optional[torch.Tensor] = None
-        head = model.get_submodule(_HEADS[model.config.model_type])
-        self._handle = head.register_forward_pre_hook(self._select)
-
-    def _select(self, module: Any, inputs: Tuple[torch.Tensor, ...]) -> Optional[Tuple[torch.Tensor, ...]]:
-        if self.positions is None:
-            return None
-        states = inputs[0]
-        return (states.reshape(-1, states.shape[-1])[self.positions], *inputs[1:])
-
-    def remove(self) -> None:
-        self._handle.remove()
-
-
-def load_masked_model(name: Union[str, Path], *, next_sentence: bool = False, new_head: bool = False) -> Checkpoint:
-    """Load an encoder with its prediction head, by folder, embedded name or hub name.
-
-    next_sentence: With the head for pairs, which only the type ``bert`` has.
-    new_head: Take a prediction head with random weights if the checkpoint has none.
-    Raises EncoderError as `load_checkpoint` does, and for a head that is missing or can't be had.
-    """
-    source = resolve_encoder(name)
-    try:
-        with quiet_hub():
-            config_dict, _ = PretrainedConfig.get_config_dict(source)
-            config = make_config(source, config_dict)
-            tokenizer = load_tokenizer(source, config)
-            config.pad_token_id = tokenizer.pad_token_id
-            model_class = _model_class(config, next_sentence)
-            model, loading = model_class.from_pretrained(source, config=config, output_loading_info=True)
-    except EncoderError:
-        raise
-    except Exception as error:
-        raise EncoderError(
-            "B621",
-            f"The encoder '{name}' could not be loaded ({str(error).strip().splitlines()[0]}).",
-            "Check the name, the files and the network.",
-        ) from error
-    base = model.base_model_prefix + "."
-    missing = [key for key in loading["missing_keys"] if ".pooler." not in key]
-    check_complete(name, [key for key in missing if key.startswith(base)])
-    missing = [key for key in missing if "seq_relationship" not in key]
-    if missing and not new_head:
-        raise EncoderError(
-            "B622",
-            f"The encoder '{name}' can't predict words: its prediction head is missing ({missing[0]}).",
-            "Pretrain it first, or take a checkpoint of a masked language model.",
-        )
-    return Checkpoint(model.float(), tokenizer)
-
-
-def _model_class(config: PretrainedConfig, next_sentence: bool) -> Any:
-    if not next_sentence:
-        return AutoModelForMaskedLM
-    if config.model_type != "bert":
-        raise EncoderError(
-            "B623",
-            f"An encoder of type '{config.model_type}' has no head for next sentences.",
-            "Give none of the loss to them (next_sentence = 0), or take one of type 'bert'.",
-        )
-    return BertForPreTraining
-
-
-def build_masked_model(tokenizer: Any, size: Size, *, next_sentence: bool, seed: int) -> Any:
-    """Build a BERT with random weights and its heads."""
-    config = bert_config(tokenizer, size)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = BertForPreTraining(config) if next_sentence else AutoModelForMaskedLM.from_config(config)
-    with torch.no_grad():
-        positions = model.get_submodule("bert.embeddings.position_embeddings").weight
-        positions.copy_(sinusoids(*positions.shape) * size.initializer_range * math.sqrt(2))
-    return model
-
-
-def sinusoids(n_positions: int, width: int) -> torch.Tensor:
-    """Waves of all lengths, by which neighbours are known from their positions (Vaswani et al. 2017).
-
-    Learned positions that start from them make a model attend to neighbours sooner than random ones do.
-
-    Returns numbers from -1 to 1. *Shape:* (n_positions, width)
-    """
-    angles = torch.arange(n_positions)[:, None] / 10_000 ** (torch.arange(0, width, 2) / width)
-    waves = torch.stack([angles.sin(), angles.cos()], dim=2).reshape(n_positions, -1)
-    return waves[:, :width]
-
-
 class _Phase(NamedTuple):
     """Updates with sequences of one length.
 
@@ -294,10 +192,6 @@ class _BatchSampler:
 
     def __len__(self) -> int:
         return self._length
-
-
-def _to_tensors(batch: Dict[str, numpy.ndarray]) -> Dict[str, torch.Tensor]:
-    return {name: torch.from_numpy(array) for name, array in batch.items()}
 
 
 def make_plan(
@@ -606,7 +500,7 @@ class _Trainer(Trainer):
         return DataLoader(
             self.plan,
             batch_sampler=sampler,  # type: ignore[arg-type]
-            collate_fn=_to_tensors,
+            collate_fn=to_tensors,
             num_workers=self.training.workers,
             generator=torch.Generator(),  # it would draw from the one of the model's dropout
             pin_memory=self.args.device.type == "cuda",
@@ -657,8 +551,8 @@ class _Trainer(Trainer):
 class _Progress(TrainerCallback):
     """Says how far the training is, its loss and its speed: a bar on a terminal, lines elsewhere."""
 
-    def __init__(self, plan: Plan, trainer: _Trainer):
-        self._plan, self._trainer = plan, trainer
+    def __init__(self, plan: Plan, trainer: _Trainer, *, warm_up: int = 0):
+        self._plan, self._trainer, self._warm_up = plan, trainer, warm_up
         self._bar: Any = None
         self._begun = self._since = 0.0
         self._aside = 0.0
@@ -675,6 +569,8 @@ class _Progress(TrainerCallback):
             self._bar = tqdm(total=self._plan.steps, initial=state.global_step, unit="step")
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == self._warm_up:  # the first updates are not timed
+            self._begun, self._first = self._now(), state.global_step
         if self._bar is not None:
             self._bar.update(1)
 
@@ -720,10 +616,10 @@ def _make_trainer(
     watched: Optional[Sequences],
     objective: Objective,
     training: Training,
+    warm_up: int = 0,
 ) -> _Trainer:
     if training.compile:
-        base = getattr(model, model.base_model_prefix)
-        next(layers for name in _LAYERS if (layers := getattr(base, name, None)) is not None).compile(dynamic=False)
+        _compile(model)
     trainer = _Trainer(
         model=model,
         args=arguments,
@@ -733,169 +629,17 @@ def _make_trainer(
         training=training,
     )
     trainer.remove_callback(PrinterCallback)
-    trainer.progress = _Progress(plan, trainer)
+    trainer.progress = _Progress(plan, trainer, warm_up=warm_up)
     trainer.add_callback(trainer.progress)
     if training.patience:
         trainer.add_callback(EarlyStoppingCallback(early_stopping_patience=training.patience))
     return trainer
 
 
-def predict_masked(
-    model: Any, masked: MaskedPositions, inputs: Dict[str, torch.Tensor]
-) -> Tuple[torch.Tensor, Optional[torch.Tensor]]:
-    """Score all wordpieces for the positions to predict, and whether the pairs follow.
-
-    inputs: What `Sequences.batch` gives, as tensors, without the answers.
-    Returns scores by wordpiece, *shape:* (n_masked, vocabulary), and by pair, *shape:* (n_sequences, 2) or None.
-    """
-    masked.positions = inputs["positions"]
-    names = ["input_ids", "attention_mask"]
-    config = model.module.config if hasattr(model, "module") else model.config
-    pairs = "BertForPreTraining" in type(getattr(model, "module", model)).__name__
-    if pairs and getattr(config, "type_vocab_size", 0) > 1:
-        names.append("token_type_ids")
-    try:
-        outputs = model(**{name: inputs[name] for name in names})
-    finally:
-        masked.positions = None
-    if pairs:
-        return outputs.prediction_logits, outputs.seq_relationship_logits
-    return outputs.logits, None
-
-
-def score_masked(
-    model: Any, masked: MaskedPositions, sequences: Sequences, *, limit: Optional[int] = None
-) -> Dict[str, float]:
-    """Measure how well a model predicts the masked words of sequences, all of them or the first ones.
-
-    Returns ``loss``, in nats a wordpiece; ``accuracy``, the part of the wordpieces that are right; ``word_accuracy``,
-    of the words all of whose wordpieces are; with pairs, ``next_sentence_loss`` and ``next_sentence_accuracy``.
-    """
-    n = len(sequences) if limit is None else min(limit, len(sequences))
-    device = next(model.parameters()).device
-    was_training = model.training
-    model.eval()
-    sums = dict.fromkeys(("loss", "right", "pieces", "words", "right_words", "pair_loss", "right_pairs"), 0.0)
-    with torch.inference_mode(), torch.compiler.set_stance("force_eager"):
-        for first in range(0, n, sequences.batch_size):
-            arrays = sequences.batch(range(first, min(n, first + sequences.batch_size)))
-            batch = {name: tensor.to(device) for name, tensor in _to_tensors(arrays).items()}
-            scores, pair_scores = predict_masked(model, masked, batch)
-            labels = batch["labels"]
-            sums["loss"] += F.cross_entropy(scores.float(), labels, reduction="sum").item()
-            right = (scores.argmax(dim=1) == labels).cpu().numpy()
-            # Neighbours that go on with a word are of the same word: words are masked as a whole.
-            word = numpy.cumsum(~sequences.vocabulary.continues[arrays["labels"]]) if len(right) else right.astype(int)
-            n_wrong = numpy.bincount(word, weights=~right, minlength=1)
-            sums["words"] += len(numpy.unique(word))
-            sums["right_words"] += int((n_wrong[numpy.unique(word)] == 0).sum()) if len(right) else 0
-            sums["right"] += int(right.sum())
-            sums["pieces"] += len(right)
-            if pair_scores is not None:
-                follows = batch["next_sentence_label"]
-                sums["pair_loss"] += F.cross_entropy(pair_scores.float(), follows, reduction="sum").item()
-                sums["right_pairs"] += int((pair_scores.argmax(dim=1) == follows).sum())
-    model.train(was_training)
-    pieces, words = max(1.0, sums["pieces"]), max(1.0, sums["words"])
-    out = {
-        "loss": sums["loss"] / pieces,
-        "accuracy": sums["right"] / pieces,
-        "word_accuracy": sums["right_words"] / words,
-    }
-    if sequences.pairs:
-        out.update(next_sentence_loss=sums["pair_loss"] / n, next_sentence_accuracy=sums["right_pairs"] / n)
-    return out
-
-
-def evaluate_encoder(
-    name: Union[str, Path],
-    texts: Sequence[Union[str, Path]],
-    *,
-    length: int = 128,
-    mask_rate: float = 0.15,
-    perplexity_sequences: int = 16,
-    batch_size: int = 32,
-    seed: int = 0,
-) -> Dict[str, Dict[str, float]]:
-    """Measure how well an encoder predicts the words of held-out texts.
-
-    name: An encoder with its prediction head: a folder, an embedded name or a hub name.
-    texts: Held-out texts, a file a register.
-    length: Wordpieces a sequence, special tokens included.
-    mask_rate: Part of the wordpieces that are masked at once for the accuracies.
-    perplexity_sequences: Sequences of each text that the pseudo-perplexity is measured on, evenly spread.
-    seed: Of the masks.
-    Returns for each text, by the name of its file, and for ``all``: what `score_masked` gives; ``pseudo_perplexity``,
-    the exponential of the mean negative log-probability of a wordpiece given the others (Salazar et al. 2020), where
-    the later wordpieces of its own word are hidden too (Kauf and Ivanova 2023); ``word_pseudo_perplexity``, the same by
-    word, which can be compared between vocabularies; and the number of ``wordpieces`` and ``words`` it's measured on.
-    Raises EncoderError for an encoder that can't be had or predict, FormatError for texts.
-    """
-    model, tokenizer = load_masked_model(name)
-    vocabulary = describe_vocabulary(tokenizer)
-    if length > sequence_limit(model):
-        raise EncoderError(
-            "B632", f"Sequences of {length} don't fit the encoder.", f"Give {sequence_limit(model)} or fewer."
-        )
-    model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
-    masked = MaskedPositions(model)
-    out = {}
-    with tempfile.TemporaryDirectory() as folder:
-        named = {_register(path): [path] for path in map(Path, texts)}
-        named["all"] = [path for paths in named.values() for path in paths]
-        for register, paths in named.items():
-            sequences = Sequences(
-                open_cache(paths, tokenizer, folder),
-                vocabulary,
-                length=length,
-                batch_size=batch_size,
-                mask_rate=mask_rate,
-                seed=seed,
-                shuffled=False,
-            )
-            out[register] = score_masked(model, masked, sequences)
-            out[register].update(_pseudo_perplexity(model, masked, sequences, perplexity_sequences))
-    masked.remove()
-    return out
-
-
-def _register(path: Path) -> str:
-    return path.name.split(".")[0]
-
-
-def _pseudo_perplexity(model: Any, masked: MaskedPositions, sequences: Sequences, limit: int) -> Dict[str, float]:
-    """Hide each wordpiece in turn, and those after it in its word, and ask for it."""
-    voc = sequences.vocabulary
-    device = next(model.parameters()).device
-    places = numpy.unique(numpy.linspace(0, len(sequences) - 1, min(limit, len(sequences))).astype(int))
-    total, n_pieces, n_words = 0.0, 0, 0
-    with torch.inference_mode():
-        for place in places.tolist():
-            ids = sequences.plain(place)
-            asked = numpy.flatnonzero(~voc.special[ids])
-            starts = ~voc.continues[ids]
-            word = numpy.cumsum(starts)
-            columns = numpy.arange(len(ids))
-            hidden = (word[None, :] == word[asked][:, None]) & (columns[None, :] >= asked[:, None])
-            rows = numpy.where(hidden, voc.mask, ids[None, :])
-            for first in range(0, len(asked), sequences.batch_size):
-                part = slice(first, first + sequences.batch_size)
-                inputs = {
-                    "input_ids": torch.from_numpy(rows[part]).to(device),
-                    "attention_mask": torch.ones(rows[part].shape, dtype=torch.long, device=device),
-                    "positions": torch.from_numpy(numpy.arange(len(asked[part])) * len(ids) + asked[part]).to(device),
-                }
-                scores, _ = predict_masked(model, masked, inputs)
-                labels = torch.from_numpy(ids[asked[part]]).to(device)
-                total += F.cross_entropy(scores.float(), labels, reduction="sum").item()
-            n_pieces += len(asked)
-            n_words += int(starts[asked].sum())
-    return {
-        "pseudo_perplexity": math.exp(total / max(1, n_pieces)),
-        "word_pseudo_perplexity": math.exp(min(700.0, total / max(1, n_words))),
-        "wordpieces": n_pieces,
-        "words": n_words,
-    }
+def _compile(model: Any) -> None:
+    """Have the layers compiled, for each length of sequences there is."""
+    base = getattr(model, model.base_model_prefix)
+    next(layers for name in _LAYERS if (layers := getattr(base, name, None)) is not None).compile(dynamic=False)
 
 
 def pretrain_from_config(
@@ -916,7 +660,7 @@ def pretrain_from_config(
     paths, seed = read["paths"], read["system"]["seed"]
     dest = Path(dest)
     run = Path(paths["run"] or dest.with_name(dest.name + ".run"))
-    texts, held_out = _expand(paths["texts"], config), _expand(paths["held_out"], config)
+    texts, held_out = expand(paths["texts"]), expand(paths["held_out"])
     tokenizer = None
     if paths["start"] is None:
         tokenizer = _tokenizer(texts, paths["vocabulary"], read["vocabulary"]["size"], run)
@@ -989,17 +733,6 @@ def _read_config(path: Path, overrides: Dict[str, Any]) -> Dict[str, Dict[str, A
     return config
 
 
-def _expand(texts: Union[str, Sequence[str]], config: Union[str, Path]) -> List[Path]:
-    """The files that names and patterns stand for."""
-    found: List[Path] = []
-    for text in [texts] if isinstance(texts, str) else texts:
-        matches = sorted(map(Path, glob.glob(str(text)))) if glob.has_magic(str(text)) else [Path(text)]
-        if not matches:
-            raise ProjectError("B637", f"No file is called '{text}'.", "Check [paths] in the config.", path=config)
-        found += matches
-    return found
-
-
 def _tokenizer(texts: Sequence[Path], vocabulary: Optional[str], size: int, run: Path) -> Any:
     """The tokenizer of an encoder that is built; a vocabulary that is trained is kept in the run's folder."""
     if vocabulary is not None and Path(vocabulary).is_file():
@@ -1030,15 +763,124 @@ def _tokenizer(texts: Sequence[Path], vocabulary: Optional[str], size: int, run:
     return AutoTokenizer.from_pretrained(place)
 
 
-def render_evaluation(scores: Dict[str, Dict[str, float]]) -> str:
-    """A Markdown table of what `evaluate_encoder` measured."""
-    lines = [
-        "| register | masked words | masked wordpieces | loss | pseudo-perplexity | by word |",
-        "| --- | ---: | ---: | ---: | ---: | ---: |",
-    ]
-    for register, s in scores.items():
-        lines.append(
-            f"| {register} | {s['word_accuracy']:.1%} | {s['accuracy']:.1%} | {s['loss']:.3f} | "
-            f"{s['pseudo_perplexity']:.1f} | {s['word_pseudo_perplexity']:.1f} |"
-        )
-    return "\n".join(lines)
+def measure_throughput(
+    texts: Sequence[Union[str, Path]],
+    tokenizer: Any,
+    *,
+    size: Size,
+    objective: Objective,
+    training: Training,
+    steps: int = 30,
+    runs: int = 3,
+) -> Dict[str, Any]:
+    """Measure wordpieces a second of the pretraining, and of a bare loop of the same model that is fed random numbers.
+
+    They run alternately, on the first of the training's lengths. The first third of the updates of each run is not
+    timed. Padding counts for neither: the bare loop has none.
+
+    texts: Running text.
+    tokenizer: A fast tokenizer.
+    size, objective, training: As in `pretrain`.
+    steps: Updates a run.
+    runs: Runs of each.
+    Returns the wordpieces a second of each run, and the ratios by pair of runs with their median.
+    """
+    _check_training(training)
+    length = parse_lengths(training.lengths)[0][0]
+    training = dataclasses.replace(training, steps=steps, lengths=str(length), save_every=10**9, log_every=10**9)
+    vocabulary = describe_vocabulary(tokenizer)
+    speeds: Dict[str, List[float]] = {"bare": [], "ours": []}
+    with tempfile.TemporaryDirectory() as folder:
+        plan = make_plan(open_cache(texts, tokenizer, folder), vocabulary, objective, training, seed=0)
+        for _ in range(runs):
+            for name in speeds:
+                model = build_masked_model(tokenizer, size, next_sentence=objective.next_sentence > 0, seed=0)
+                _set_dropout(model, training.dropout)
+                arguments = _arguments(Path(folder), training, 0, False)
+                arguments.max_steps = steps
+                arguments.save_strategy = "no"
+                if name == "ours":
+                    trainer = _make_trainer(model, arguments, plan, None, objective, training, warm_up=steps // 3)
+                    speeds[name].append(trainer.run(None)["tokens_per_second"])
+                else:
+                    speeds[name].append(_bare_loop(model, arguments, plan.phases[0], objective, training, steps))
+    ratios = [ours / bare for ours, bare in zip(speeds["ours"], speeds["bare"])]
+    return {
+        "length": length,
+        "batch_wordpieces": training.batch_wordpieces,
+        "size": dataclasses.asdict(size),
+        "threads": torch.get_num_threads(),
+        "steps": steps,
+        "tokens_per_second": speeds,
+        "ratios": [round(ratio, 4) for ratio in ratios],
+        "ratio": round(statistics.median(ratios), 4),
+    }
+
+
+def _bare_loop(
+    model: Any, arguments: TrainingArguments, phase: _Phase, objective: Objective, training: Training, steps: int
+) -> float:
+    """Wordpieces a second of updates with random wordpieces, full sequences, and nothing else."""
+    if training.compile:
+        _compile(model)
+    device = arguments.device
+    model.to(device).train()
+    masked = MaskedPositions(model)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+    size, length = phase.batch_size // training.accumulate, phase.sequences.length
+    n_masked = max(1, int(objective.mask_rate * size * length))
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(training.precision)
+    begun = 0.0
+    for step in range(steps):
+        if step == steps // 3:
+            _wait_for(device)
+            begun = time.monotonic()
+        for _ in range(training.accumulate):
+            ids = torch.randint(model.config.vocab_size, (size, length), device=device)
+            inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "token_type_ids": torch.zeros_like(ids)}
+            inputs["positions"] = torch.randperm(size * length, device=device)[:n_masked]
+            labels = torch.randint(model.config.vocab_size, (n_masked,), device=device)
+            with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
+                scores, pair_scores = predict_masked(model, masked, inputs)
+                loss = F.cross_entropy(scores.float(), labels)
+                if pair_scores is not None:
+                    loss = loss + F.cross_entropy(pair_scores.float(), labels.new_zeros(size))
+            loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), training.grad_clip)
+        optimizer.step()
+        optimizer.zero_grad()
+    _wait_for(device)
+    masked.remove()
+    return round((steps - steps // 3) * training.accumulate * size * length / (time.monotonic() - begun))
+
+
+def _wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def render_throughput(result: Dict[str, Any]) -> str:
+    """A Markdown table of what `measure_throughput` found."""
+    lines = ["| run | bare loop | pretraining | ratio |", "| ---: | ---: | ---: | ---: |"]
+    speeds = result["tokens_per_second"]
+    for run, (bare, ours, ratio) in enumerate(zip(speeds["bare"], speeds["ours"], result["ratios"]), 1):
+        lines.append(f"| {run} | {bare:,.0f} | {ours:,.0f} | {ratio:.2f} |")
+    return "\n".join([*lines, "", f"Wordpieces a second; the median of the ratios is {result['ratio']:.2f}."])
+
+
+def measure_throughput_from_config(
+    config: Union[str, Path], *, overrides: Optional[Dict[str, Any]] = None, runs: int = 3
+) -> Dict[str, Any]:
+    """Do `measure_throughput` with the texts, the size and the training of a config."""
+    read = _read_config(Path(config), overrides or {})
+    texts = expand(read["paths"]["texts"])
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer = _tokenizer(texts, read["paths"]["vocabulary"], read["vocabulary"]["size"], Path(folder))
+    return measure_throughput(
+        texts,
+        tokenizer,
+        size=Size(**read["encoder"]),
+        objective=Objective(**read["objective"]),
+        training=Training(**read["training"]),
+        runs=runs,
+    )

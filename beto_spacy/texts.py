@@ -4,6 +4,7 @@ A text file has one paragraph a line and a blank line between documents; it may 
 read as a stream, never as a whole. This module knows nothing of tokenizers and models.
 """
 
+import glob
 import gzip
 import hashlib
 import lzma
@@ -34,6 +35,20 @@ _SPACES = re.compile(r"\s+")
 _CONTROLS = re.compile(r"[\u0000-\u0008\u000b-\u001f\u007f\u00ad\u200b-\u200f\u2028-\u202e\ufeff\ufffd]")
 #: Of a longer line, the near-duplicates are found by this many first letters.
 _PREFIX = 100
+
+
+def expand(names: Union[str, Path, Iterable[Union[str, Path]]]) -> List[Path]:
+    """The files that names and patterns (``*.txt``) stand for, those of each pattern sorted by name.
+
+    Raises FormatError for a pattern that no file has.
+    """
+    found: List[Path] = []
+    for name in map(str, [names] if isinstance(names, (str, Path)) else names):
+        matches = sorted(map(Path, glob.glob(name))) if glob.has_magic(name) else [Path(name)]
+        if not matches:
+            raise FormatError("B637", "No file is called so.", "Check the pattern.", path=name)
+        found += matches
+    return found
 
 
 def is_text_file(path: Path) -> bool:
@@ -274,8 +289,10 @@ def parse_source(text: str) -> TextSource:
     """Read ``register=file,file`` as it's given on the command line. Raises ProjectError if it isn't so."""
     register, sign, paths = text.partition("=")
     if not sign or not re.fullmatch(r"[\w-]+", register) or not paths:
-        raise ProjectError("B606", f"'{text}' names no register.", "Write register=file,file, such as news=a.txt.xz.")
-    return TextSource(register, paths.split(","))
+        raise ProjectError(
+            "B606", f"'{text}' names no register.", "Write register=file,file, such as news=a.txt.xz,b*.txt."
+        )
+    return TextSource(register, expand(paths.split(",")))
 
 
 def render_report(report: Dict[str, Any]) -> str:

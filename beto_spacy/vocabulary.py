@@ -13,9 +13,20 @@ from spacy.vocab import Vocab
 from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers, processors
 from tokenizers.models import WordPiece
 from tokenizers.trainers import WordPieceTrainer
-from transformers import BertModel, BertTokenizerFast
+from transformers import AutoModel, BertTokenizerFast, PretrainedConfig
 
-from .checkpoint import Checkpoint, Size, bert_config, check_place, write_checkpoint
+from .checkpoint import (
+    Checkpoint,
+    Size,
+    bert_config,
+    check_place,
+    load_tokenizer,
+    make_config,
+    quiet_hub,
+    resolve_encoder,
+    without_pooler,
+    write_checkpoint,
+)
 from .corpus import read_docs
 from .errors import EncoderError, FormatError
 from .formats import read_records
@@ -117,9 +128,10 @@ def build_encoder(
     heads: int = 4,
     max_length: int = 512,
     dropout: float = 0.1,
+    like: Optional[Union[str, Path]] = None,
     seed: int = 0,
 ) -> Path:
-    """Build a small BERT with random weights, an ordinary Hugging Face folder.
+    """Build an encoder with random weights, an ordinary Hugging Face folder: a small BERT, or one like another.
 
     texts: Files that the vocabulary is trained on, as in `Texts`.
     dest: The folder to write; one that is there is replaced when the new one is complete.
@@ -128,21 +140,30 @@ def build_encoder(
     layers, width, heads: The size of the encoder; the feed-forward layers are four times as wide.
     max_length: The longest sequence, in wordpieces.
     dropout: Of hidden states and of attention, in training.
+    like: An encoder whose kind, size and vocabulary are taken; all the above is of no matter then.
     seed: Of the weights.
     Returns the folder. Raises EncoderError for a size that can't be, FormatError for texts that can't be read.
     """
     dest = Path(dest)
     check_place(dest)
-    if vocabulary is not None:
-        tokenizer = load_vocabulary(vocabulary)
-    elif texts:
-        tokenizer = train_vocabulary(Texts(texts), size=vocabulary_size)
+    if like is not None:
+        source = resolve_encoder(like)
+        with quiet_hub():
+            config = make_config(source, PretrainedConfig.get_config_dict(source)[0])
+            tokenizer = load_tokenizer(source, config)
+        config.pad_token_id = tokenizer.pad_token_id
     else:
-        raise EncoderError("B325", "An encoder needs a vocabulary.", "Give texts to train one on, or a vocab.txt.")
-    size = Size(layers=layers, width=width, heads=heads, max_length=max_length, dropout=dropout)
+        if vocabulary is not None:
+            tokenizer = load_vocabulary(vocabulary)
+        elif texts:
+            tokenizer = train_vocabulary(Texts(texts), size=vocabulary_size)
+        else:
+            raise EncoderError("B325", "An encoder needs a vocabulary.", "Give texts to train one on, or a vocab.txt.")
+        size = Size(layers=layers, width=width, heads=heads, max_length=max_length, dropout=dropout)
+        config = bert_config(tokenizer, size)
+        tokenizer.model_max_length = max_length
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = BertModel(bert_config(tokenizer, size), add_pooling_layer=False)
-    tokenizer.model_max_length = max_length
+        model = AutoModel.from_config(config, **without_pooler(config))
     write_checkpoint(Checkpoint(model, tokenizer), dest)
     return dest

@@ -142,7 +142,7 @@ def test_models_encoders_and_outputs_that_are_not_there(tmp_path):
     assert "B518" in failure("benchmark", "./nowhere", SAMPLE / "dev.tsv", "--runs", "0")
     assert "B325" in failure("build-encoder", tmp_path / "encoder")
     assert "B318" in failure("build-encoder", SAMPLE / "dev.tsv", tmp_path / "encoder", "--width", "10")
-    assert "B315" in failure("build-encoder", tmp_path / "none.txt", tmp_path / "encoder")
+    assert "B602" in failure("build-encoder", tmp_path / "none.txt", tmp_path / "encoder")
     assert list(tmp_path.iterdir()) == []
 
 

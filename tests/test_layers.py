@@ -15,7 +15,7 @@ LAYERS = [
     {"errors", "files"},
     {"formats", "windows", "texts", "checkpoint"},
     {"corpus", "encoder", "sequences"},
-    {"transformer", "listener", "heads.scorers", "heads.textcat", "vocabulary"},
+    {"transformer", "listener", "heads.scorers", "heads.textcat", "vocabulary", "masked"},
     {"pretrain", "annotate", "project"},
     {"evaluate", "benchmark"},
     {"compare"},

@@ -16,19 +16,24 @@ from transformers import AutoModel, AutoTokenizer, pipeline
 
 from beto_spacy.checkpoint import Size, load_checkpoint
 from beto_spacy.errors import EncoderError, FormatError, ProjectError
-from beto_spacy.pretrain import (
+from beto_spacy.masked import (
     MaskedPositions,
-    Objective,
-    Training,
+    add_wordpieces,
     evaluate_encoder,
-    last_checkpoint,
     load_masked_model,
-    make_plan,
     predict_masked,
-    pretrain,
-    pretrain_from_config,
     render_evaluation,
     score_masked,
+)
+from beto_spacy.pretrain import (
+    Objective,
+    Training,
+    last_checkpoint,
+    make_plan,
+    measure_throughput,
+    pretrain,
+    pretrain_from_config,
+    render_throughput,
 )
 from beto_spacy.sequences import Sequences, describe_vocabulary, open_cache
 from beto_spacy.vocabulary import Texts, train_vocabulary
@@ -80,13 +85,6 @@ def test_a_tiny_model_overfits_ten_sentences(text, tokenizer, tmp_path, next_sen
     assert report["accuracy"] > 0.9 and report["loss"] < 0.7
     if next_sentence:
         assert report["next_sentence_accuracy"] > 0.8
-    # The last word of the second document that is one wordpiece.
-    document = " ".join(SENTENCES[2:4])
-    pieces = tokenizer.tokenize(document)
-    word = [a for a, b in zip(pieces, pieces[1:]) if len(a) > 1 and not (a + b).count("##")][-1]
-    start = document.rindex(word)
-    fill = pipeline("fill-mask", str(tmp_path / "e"))
-    assert fill(document[:start] + "[MASK]" + document[start + len(word) :])[0]["token_str"] == word
 
 
 def test_the_encoder_is_an_ordinary_folder_that_all_load(text, tokenizer, tmp_path):
@@ -103,6 +101,8 @@ def test_the_encoder_is_an_ordinary_folder_that_all_load(text, tokenizer, tmp_pa
 
     with safe_open(tmp_path / "e" / "model.safetensors", "pt") as file:
         assert {file.get_tensor(key).dtype for key in file.keys()} == {torch.float16}  # noqa: SIM118
+    guesses = pipeline("fill-mask", str(tmp_path / "e"))("María vive en [MASK].")
+    assert len(guesses) == 5 and guesses[0]["score"] >= guesses[4]["score"] > 0
     assert AutoModel.from_pretrained(tmp_path / "e").config.hidden_size == 32
     assert load_checkpoint(tmp_path / "e").model.config.num_hidden_layers == 1
     model = {"@architectures": "beto_spacy.Encoder.v1", "name": str(tmp_path / "e")}
@@ -245,6 +245,7 @@ COMMAND = """
 import sys
 from dataclasses import replace
 from transformers import AutoTokenizer
+from beto_spacy.checkpoint import Size
 from beto_spacy.pretrain import *
 text, dest, tokenizer, steps, save_every, accumulate, next_sentence = sys.argv[1:]
 pretrain(
@@ -380,6 +381,29 @@ def test_the_pseudo_perplexity_is_that_of_hiding_each_wordpiece(text, tokenizer,
     assert scores["word_pseudo_perplexity"] == pytest.approx(numpy.exp(total / words), rel=1e-4)
 
 
+@pytest.mark.parametrize("next_sentence", [0.0, 1.0])
+def test_wordpieces_are_added(text, tokenizer, tmp_path, next_sentence):
+    objective = Objective(next_sentence=next_sentence)
+    pretrain([text], tmp_path / "e", tokenizer=tokenizer, size=TINY, training=QUICK, objective=objective, half=True)
+    known = max(tokenizer.get_vocab(), key=lambda piece: len(piece) * piece.isalpha())
+    assert add_wordpieces(tmp_path / "e", tmp_path / "f", ["😊", "Güimar", "😊", known]) == 3  # Güimar and ##Güimar
+    before, after = (AutoTokenizer.from_pretrained(tmp_path / name) for name in "ef")
+    unchanged = "María vive en Lima."
+    assert before(unchanged) == after(unchanged)
+    assert after.tokenize("Güimar😊") == ["Güimar", "😊"] and before.tokenize("😊") == ["[UNK]"]
+    old, new = weights(tmp_path / "e"), weights(tmp_path / "f")
+    key = "bert.embeddings.word_embeddings.weight"
+    assert len(new[key]) == len(old[key]) + 3 and (new[key][: len(old[key])] == old[key]).all()
+    assert (new[key][-3:] == old[key][before.unk_token_id]).all()
+    with torch.inference_mode():
+        ids = torch.tensor([before(unchanged)["input_ids"]])
+        logits = [load_masked_model(tmp_path / name).model.eval()(input_ids=ids).logits for name in "ef"]
+    assert torch.allclose(logits[0], logits[1][..., : logits[0].shape[-1]], atol=1e-5)
+    pretrain([text], tmp_path / "g", start=tmp_path / "f", training=QUICK, objective=objective)
+    with pytest.raises(EncoderError, match="not one word"):
+        add_wordpieces(tmp_path / "e", tmp_path / "h", ["dos palabras"])
+
+
 def test_an_encoder_without_a_head_cannot_predict(encoders, text):
     with pytest.raises(EncoderError, match="prediction head is missing"):
         evaluate_encoder(encoders["bert"], [text])
@@ -424,7 +448,7 @@ def test_a_config_trains_vocabulary_and_encoder(text, tmp_path):
     "more, error, match",
     [
         ({"paths.texts": []}, FormatError, "no text"),
-        ({"paths.texts": ["/nowhere/*.txt"]}, ProjectError, "No file is called"),
+        ({"paths.texts": ["/nowhere/*.txt"]}, FormatError, "No file is called"),
         ({"paths.vocabulary": "/nowhere/x"}, EncoderError, "no encoder '/nowhere/x'"),
         ({"paths.start": "/nowhere/x"}, EncoderError, "no encoder '/nowhere/x'"),
         ({"training.steps": "many"}, ProjectError, "not of its kind"),
@@ -458,6 +482,21 @@ def test_accelerate_that_is_missing_names_the_extra(text, tokenizer, tmp_path, m
     monkeypatch.setitem(sys.modules, "accelerate", None)
     with pytest.raises(ProjectError, match="beto-spacy\\[pretrain\\]"):
         pretrain([text], tmp_path / "e", tokenizer=tokenizer, size=TINY, training=QUICK)
+
+
+def test_throughput_is_measured_beside_a_bare_loop(text, tokenizer):
+    for next_sentence in (0.0, 1.0):
+        result = measure_throughput(
+            [text],
+            tokenizer,
+            size=TINY,
+            objective=Objective(next_sentence=next_sentence),
+            training=QUICK,
+            steps=6,
+            runs=2,
+        )
+        assert all(speed > 0 for speeds in result["tokens_per_second"].values() for speed in speeds)
+        assert len(result["ratios"]) == 2 and f"{result['ratio']:.2f}." in render_throughput(result)
 
 
 def test_pretraining_needs_no_spacy(text, tmp_path):

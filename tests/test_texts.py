@@ -3,6 +3,7 @@
 import gzip
 import json
 import lzma
+from pathlib import Path
 
 import pytest
 
@@ -132,7 +133,10 @@ def test_cleaning_says_what_is_wrong(tmp_path, sources):
     with pytest.raises(FormatError, match="B602"):
         clean_texts([*sources, TextSource("x", [tmp_path / "no.txt"])], tmp_path / "out", share=0.5)
     assert not (tmp_path / "out").exists()
-    assert parse_source("news=a.txt,b.txt") == TextSource("news", ["a.txt", "b.txt"])
+    assert parse_source("news=a.txt,b.txt") == TextSource("news", [Path("a.txt"), Path("b.txt")])
+    assert parse_source(f"news={tmp_path}/*.txt").paths == sorted(tmp_path.glob("*.txt"))
+    with pytest.raises(FormatError, match="B637"):
+        parse_source(f"news={tmp_path}/none*.txt")
     for text in ("news", "=a.txt", "a/b=c", "news="):
         with pytest.raises(ProjectError, match="B606"):
             parse_source(text)
