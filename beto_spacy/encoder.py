@@ -10,11 +10,9 @@ so that which wordpieces belong to which token is known by construction.
 
 import json
 import tempfile
-from contextlib import contextmanager
-from copy import deepcopy
 from itertools import chain as flatten
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy
 import srsly
@@ -27,7 +25,6 @@ from thinc.api import (
     Model,
     Optimizer,
     PyTorchGradScaler,
-    PyTorchShim,
     chain,
     get_torch_default_device,
     torch2xp,
@@ -39,6 +36,7 @@ from transformers.modeling_outputs import ModelOutput
 
 from .checkpoint import Checkpoint, load_checkpoint, save_checkpoint, sequence_limit, special_tokens
 from .errors import EncoderError
+from .torch_shim import TorchShim
 from .windows import INSIDE_TOKEN, PUNCTUATION, SENTENCE, TOKEN, Window, check_window, cut_windows, length_buckets
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -201,7 +199,7 @@ class DocGradients(NamedTuple):
     arrays: List[Any]
 
 
-class EncoderShim(PyTorchShim):
+class EncoderShim(TorchShim):
     """The torch encoder and its tokenizer, inside a thinc model; saved as an ordinary Hugging Face folder.
 
     checkpoint: The encoder, or None until one is set by `set_checkpoint`, `load_folder` or `from_bytes`.
@@ -277,28 +275,6 @@ class EncoderShim(PyTorchShim):
         # Once for all runs: unscaled after each, the gradients of those before would shrink every time.
         self._grad_scaler.unscale([p.grad for p in self.encoder.parameters() if p.grad is not None])
         super().finish_update(optimizer)
-
-    @contextmanager
-    def use_params(self, params: Dict[Any, Any]) -> Iterator[None]:
-        """Take weights from an optimizer's averages for as long as the context lasts.
-
-        params: Arrays by shim's id and weight's name.
-        """
-        own = [] if self._model is None else list(self._model.named_parameters())
-        before = [(p, p.data, params[self.id, name]) for name, p in own if (self.id, name) in params]
-        for parameter, _, average in before:
-            parameter.data = xp2torch(average, device=parameter.device)
-        try:
-            yield
-        finally:
-            for parameter, data, _ in before:
-                parameter.data = data
-
-    def copy(self) -> "EncoderShim":
-        """Copy the encoder; to an optimizer, the copy's weights are others."""
-        copied = deepcopy(self)
-        copied.id = EncoderShim().id
-        return copied
 
     def save_folder(self, path: Path) -> None:
         """Write config.json, model.safetensors and the tokenizer, as Hugging Face would."""

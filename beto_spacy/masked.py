@@ -357,8 +357,9 @@ def add_wordpieces(name: Union[str, Path], dest: Union[str, Path], pieces: Seque
             continue
         alone = len(backend.pre_tokenizer.pre_tokenize_str("a" + words[0])) > 1
         for form in (words[0],) if alone else (words[0], "##" + words[0]):
-            vocabulary[form] = number
-            number += 1
+            if form not in vocabulary:
+                vocabulary[form] = number
+                number += 1
     unknown = tokenizer.unk_token_id
     model.resize_token_embeddings(number, mean_resizing=False)
     with torch.no_grad():

@@ -12,10 +12,10 @@ import beto_spacy
 
 ROOT = Path(beto_spacy.__file__).parent
 LAYERS = [
-    {"errors", "files"},
-    {"formats", "windows", "texts", "checkpoint"},
-    {"corpus", "encoder", "sequences"},
-    {"transformer", "listener", "heads.scorers", "heads.textcat", "vocabulary", "masked"},
+    {"errors", "files", "heads.crf"},
+    {"formats", "windows", "texts", "checkpoint", "torch_shim"},
+    {"corpus", "encoder", "sequences", "heads.crf_model"},
+    {"transformer", "listener", "heads.scorers", "heads.textcat", "heads.ner", "vocabulary", "masked"},
     {"pretrain", "annotate", "project"},
     {"evaluate", "benchmark"},
     {"compare"},

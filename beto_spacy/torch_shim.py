@@ -1,0 +1,92 @@
+"""A torch module inside a thinc model: thinc's own shim, with safetensors instead of pickles."""
+
+from contextlib import contextmanager
+from copy import deepcopy
+from typing import Any, Dict, Iterator, Tuple
+
+import safetensors.torch
+from thinc.api import Optimizer, PyTorchShim, get_torch_default_device, torch2xp, xp2torch
+
+from .errors import EncoderError
+
+
+class TorchShim(PyTorchShim):
+    """Holds a torch module, updates its weights with a thinc optimizer, and saves them as safetensors.
+
+    model: The module, or None until it's set with `set_module`.
+    learn_rate_factor: The optimizer's rate is multiplied by it. A head with random weights learns faster than the
+        pretrained encoder it reads.
+    """
+
+    def __init__(self, model: Any = None, *, learn_rate_factor: float = 1.0):
+        super().__init__(model)
+        self.learn_rate_factor = learn_rate_factor
+
+    def set_module(self, module: Any) -> None:
+        """Put a module in, on the device that thinc's current ops stand for."""
+        self._model = module.to(get_torch_default_device())
+
+    def named_parameters(self) -> Iterator[Tuple[str, Any]]:
+        """The module's weights by name; none if there is no module yet."""
+        return iter(()) if self._model is None else self._model.named_parameters()
+
+    def finish_update(self, optimizer: Optimizer) -> None:
+        """Update the weights with the gradients since the last update."""
+        for name, parameter in self.named_parameters():
+            if parameter.grad is None:
+                continue
+            if not self._grad_scaler.found_inf:
+                weights, _ = optimizer(
+                    (self.id, name),
+                    torch2xp(parameter.data),
+                    torch2xp(parameter.grad),
+                    lr_scale=self.learn_rate_factor,
+                )
+                parameter.data = xp2torch(weights, requires_grad=True, device=parameter.device)
+            parameter.grad.zero_()
+        self._grad_scaler.update()
+
+    @contextmanager
+    def use_params(self, params: Dict[Any, Any]) -> Iterator[None]:
+        """Take weights from an optimizer's averages for as long as the context lasts.
+
+        params: Arrays by shim's id and weight's name.
+        """
+        before = [
+            (p, p.data, params[self.id, name]) for name, p in self.named_parameters() if (self.id, name) in params
+        ]
+        for parameter, _, average in before:
+            parameter.data = xp2torch(average, device=parameter.device)
+        try:
+            yield
+        finally:
+            for parameter, data, _ in before:
+                parameter.data = data
+
+    def copy(self) -> "TorchShim":
+        """Copy the module; to an optimizer, the copy's weights are others."""
+        copied = deepcopy(self)
+        copied.id = TorchShim().id
+        return copied
+
+    def to_bytes(self) -> bytes:
+        """The weights as the contents of a safetensors file; nothing if there is no module yet."""
+        if self._model is None:
+            return b""
+        return safetensors.torch.save({name: t.contiguous().cpu() for name, t in self._model.state_dict().items()})
+
+    def from_bytes(self, bytes_data: bytes) -> "TorchShim":
+        """Load what `to_bytes` gave into the module, which must have its shape already.
+
+        Raises EncoderError if a weight is missing, left over or of another shape.
+        """
+        if bytes_data:
+            try:
+                self._model.load_state_dict(safetensors.torch.load(bytes_data))
+            except Exception as error:
+                raise EncoderError(
+                    "B340",
+                    f"The weights don't fit the component ({str(error).splitlines()[0]}).",
+                    "Load them with the config and the labels that they were saved with.",
+                ) from error
+        return self

@@ -1,0 +1,270 @@
+"""Entities by the conditional random field: learned, saved, kept apart from what was there, and how sure."""
+
+import pickle
+
+import numpy
+import pytest
+import spacy
+import torch
+from spacy.tokens import Doc, Span
+from spacy.training import Example
+from thinc.api import Adam
+
+from beto_spacy.errors import CorpusError, EncoderError
+from beto_spacy.heads import crf
+from beto_spacy.heads.ner import BetoEntityRecognizer, _lowest
+
+CNN = {
+    "@architectures": "spacy.HashEmbedCNN.v2",
+    "pretrained_vectors": None,
+    "width": 32,
+    "depth": 2,
+    "embed_size": 500,
+    "window_size": 1,
+    "maxout_pieces": 2,
+    "subword_features": True,
+}
+SENTENCES = [
+    ("María Gómez viajó a Buenos Aires con Pedro .", [(0, 2, "PER"), (4, 6, "LOC"), (7, 8, "PER")]),
+    ("El Banco Central de Chile subió la tasa .", [(1, 5, "ORG")]),
+    ("Lima Perú Bogotá son lugares .", [(0, 1, "LOC"), (1, 2, "LOC"), (2, 3, "LOC")]),
+    ("Hoy no llueve en ninguna parte .", []),
+    ("Pedro", [(0, 1, "PER")]),
+]
+
+
+def doc_of(nlp, text):
+    words = text.split()
+    return Doc(nlp.vocab, words=words, spaces=[True] * (len(words) - 1) + [False])
+
+
+def example(nlp, text, entities, missing=False):
+    gold = doc_of(nlp, text)
+    spans = [Span(gold, start, end, label=label) for start, end, label in entities]
+    gold.set_ents(spans, default="missing" if missing else "outside")
+    return Example(doc_of(nlp, text), gold)
+
+
+def examples(nlp):
+    return [example(nlp, text, entities) for text, entities in SENTENCES]
+
+
+def build(tok2vec=CNN, **settings):
+    nlp = spacy.blank("es")
+    model = {"@architectures": "beto_spacy.CRF.v1", "tok2vec": tok2vec, "dropout": 0.0}
+    nlp.add_pipe("beto_ner", name="ner", config={"model": model, **settings})
+    return nlp
+
+
+def train(nlp, data, steps=60, rate=0.01):
+    sgd = Adam(rate, L2=0.0)
+    for _ in range(steps):
+        losses = nlp.update(data, sgd=sgd, drop=0.0)
+    return losses["ner"]
+
+
+@pytest.fixture(scope="module")
+def trained():
+    torch.manual_seed(0)
+    nlp = build()
+    nlp.initialize(lambda: examples(nlp))
+    train(nlp, examples(nlp))
+    return nlp
+
+
+def entities(doc):
+    return [(e.start, e.end, e.label_) for e in doc.ents]
+
+
+def test_it_memorises_and_is_sure(trained):
+    assert trained.get_pipe("ner").labels == ("LOC", "ORG", "PER")
+    for text, expected in SENTENCES:
+        doc = trained(doc_of(trained, text))
+        assert entities(doc) == expected
+        assert all(entity._.confidence > 0.9 for entity in doc.ents)
+        assert doc.spans["entities"].attrs["confidences"] == [e._.confidence for e in doc.ents]
+    assert trained.evaluate(examples(trained))["ents_f"] == 1.0
+
+
+def test_pipe_equals_call(trained):
+    texts = [text for text, _ in SENTENCES] * 3
+    alone = [trained(doc_of(trained, text)) for text in texts]
+    together = list(trained.pipe([doc_of(trained, text) for text in texts], batch_size=4))
+    for one, other in zip(alone, together):
+        assert entities(one) == entities(other)
+        assert [e._.confidence for e in one.ents] == pytest.approx([e._.confidence for e in other.ents], abs=1e-5)
+
+
+def test_it_is_the_same_after_saving(trained, tmp_path):
+    trained.to_disk(tmp_path / "model")
+    assert {p.name for p in (tmp_path / "model" / "ner").iterdir()} == {"cfg", "model.safetensors", "tok2vec"}
+    others = [spacy.load(tmp_path / "model"), pickle.loads(pickle.dumps(trained))]
+    others.append(spacy.blank("es").from_config(trained.config).from_bytes(trained.to_bytes()))
+    for other in others:
+        for text, _ in SENTENCES:
+            one, two = trained(doc_of(trained, text)), other(doc_of(other, text))
+            assert entities(one) == entities(two)
+            assert [e._.confidence for e in one.ents] == [e._.confidence for e in two.ents]
+    strict = spacy.load(tmp_path / "model", config={"components.ner.min_confidence": 1.0})
+    assert not strict(doc_of(strict, SENTENCES[0][0])).ents
+    cfg = tmp_path / "model" / "ner" / "cfg"
+    cfg.write_text(cfg.read_text().replace('"PER"', '"PER","MISC"'))
+    with pytest.raises(EncoderError, match="B340"):
+        spacy.load(tmp_path / "model")
+
+
+def test_empty_short_and_long_documents(trained):
+    docs = [Doc(trained.vocab), doc_of(trained, "Pedro"), doc_of(trained, " ".join([SENTENCES[0][0]] * 700))]
+    empty, short, long = trained.pipe(docs)
+    assert not empty.ents and entities(short) == [(0, 1, "PER")]
+    assert len(long) == 6300 and len(long.ents) == 2100
+    assert not list(trained.pipe([]))
+
+
+def test_less_probable_entities_are_found_but_not_set():
+    torch.manual_seed(0)
+    nlp = build(min_confidence=0.9999)
+    nlp.initialize(lambda: examples(nlp))
+    train(nlp, examples(nlp), steps=30)
+    docs = list(nlp.pipe([doc_of(nlp, text) for text, _ in SENTENCES]))
+    found = [
+        (span, c) for doc in docs for span, c in zip(doc.spans["entities"], doc.spans["entities"].attrs["confidences"])
+    ]
+    assert any(confidence < 0.9999 for _, confidence in found)
+    for doc in docs:
+        expected = [
+            (span.start, span.end, span.label_)
+            for span, confidence in zip(doc.spans["entities"], doc.spans["entities"].attrs["confidences"])
+            if confidence >= 0.9999
+        ]
+        assert entities(doc) == expected
+
+
+def test_entities_that_are_there_are_kept(trained):
+    text = SENTENCES[0][0]
+    doc = doc_of(trained, text)
+    doc.set_ents([Span(doc, 3, 5, label="EVENT"), Span(doc, 7, 8, label="ORG")], default="missing")
+    trained(doc)
+    assert {(3, 5, "EVENT"), (7, 8, "ORG"), (0, 2, "PER")} <= set(entities(doc))
+    assert all(not (e.start < 5 and e.end > 5) for e in doc.ents)
+    doc = doc_of(trained, text)
+    doc.set_ents([Span(doc, 0, 1, label="PER")], default="missing")  # what is there doesn't grow
+    trained(doc)
+    assert (0, 1, "PER") in entities(doc)
+    doc = doc_of(trained, text)
+    doc.set_ents([], blocked=[doc[0:2]], default="missing")
+    trained(doc)
+    assert entities(doc) == [(4, 6, "LOC"), (7, 8, "PER")]
+
+
+def test_missing_annotation_teaches_nothing_wrong(trained):
+    nlp = build()
+    nlp.initialize(lambda: examples(nlp))
+    pipe = nlp.get_pipe("ner")
+    unannotated = Example(doc_of(nlp, SENTENCES[0][0]), doc_of(nlp, SENTENCES[0][0]))
+    assert nlp.update([unannotated], sgd=None)["ner"] == 0.0
+    assert nlp.update([], sgd=None).get("ner", 0.0) == 0.0
+    partly = example(nlp, *SENTENCES[0], missing=True)  # only the entities are known; nothing is said to be outside
+    scores = pipe.model.predict([partly.predicted, unannotated.predicted])
+    loss, gradients = pipe.get_loss([partly, unannotated], scores)
+    n = len(partly.predicted)
+    assert loss > 0 and gradients.emissions[:n].abs().sum() > 0
+    assert gradients.emissions[n:].abs().max() < 1e-12
+    whole, _ = pipe.get_loss([example(nlp, *SENTENCES[0]), unannotated], scores)
+    assert whole > loss
+
+
+def test_the_loss_is_that_of_the_field(trained):
+    """Computed again: the score of the gold tags less the total."""
+    pipe = trained.get_pipe("ner")
+    gold = example(trained, *SENTENCES[0])
+    scores = pipe.model.predict([gold.predicted])
+    loss, gradients = pipe.get_loss([gold], scores)
+    tags = [5, 6, 0, 0, 1, 2, 0, 5, 0]  # LOC 1 2, ORG 3 4, PER 5 6
+    emissions, starts, transitions = (t.double() for t in scores[:3])
+    score = starts[tags[0]] + sum(emissions[i, t] for i, t in enumerate(tags))
+    score = score + sum(transitions[a, b] for a, b in zip(tags, tags[1:]))
+    lengths = torch.tensor([len(tags)])
+    total = crf.log_partition(crf.Potentials(emissions[None], starts, transitions, lengths))
+    assert loss == pytest.approx(float(total - score), abs=1e-8)
+    marginals = crf.tag_marginals(crf.forward_backward(crf.Potentials(emissions[None], starts, transitions, lengths)))
+    expected = marginals[0] - torch.nn.functional.one_hot(torch.tensor(tags), 7)
+    assert torch.allclose(gradients.emissions.double(), expected, atol=1e-6)
+
+
+def test_calibration_finds_the_temperature(trained):
+    """Gold that is drawn from the model's own distribution at a temperature of 3 is best explained by about 3."""
+    nlp = spacy.blank("es").from_config(trained.config).from_bytes(trained.to_bytes())
+    pipe = nlp.get_pipe("ner")
+    doc = doc_of(nlp, " ".join([SENTENCES[0][0], SENTENCES[3][0], SENTENCES[2][0]]))
+    scores = pipe.model.predict([doc])
+    potentials = crf.Potentials(scores.emissions[None], scores.starts, scores.transitions, torch.tensor([len(doc)]))
+    drawn = []
+    chance = numpy.random.default_rng(0)
+    for _ in range(120):  # token by token, given those before
+        possible = torch.ones(scores.emissions.shape, dtype=torch.bool)
+        hot = potentials.scaled(3.0)
+        for i in range(len(doc)):
+            bound = hot._replace(emissions=hot.emissions.masked_fill(~possible[None], crf.FORBIDDEN))
+            p = crf.tag_marginals(crf.forward_backward(bound))[0, i].numpy()
+            tag = int(chance.choice(len(p), p=p / p.sum()))
+            possible[i] = False
+            possible[i, tag] = True
+        tags = possible.int().argmax(dim=1)
+        spans = crf.tags_to_spans(tags[None], torch.tensor([len(doc)]))
+        gold = doc.copy()
+        gold.set_ents([Span(gold, a, b + 1, label=pipe.labels[n]) for _, a, b, n in spans.tolist()], default="outside")
+        drawn.append(Example(doc.copy(), gold))
+    assert pipe.calibrate(drawn) == pytest.approx(3.0, rel=0.2)
+    assert pipe.cfg["temperature"] == pipe.calibrate(drawn)
+    with pytest.raises(CorpusError, match="B244"):
+        pipe.calibrate([Example(doc.copy(), doc.copy())])
+
+
+def test_the_lowest_point_is_found():
+    assert _lowest(lambda x: (x - 0.7) ** 2, -1.5, 2.5) == pytest.approx(0.7, abs=1e-6)
+
+
+def test_it_learns_with_the_shared_encoder(encoders, tmp_path):
+    torch.manual_seed(0)
+    nlp = spacy.blank("es")
+    nlp.add_pipe(
+        "beto_transformer",
+        name="transformer",
+        config={"model": {"@architectures": "beto_spacy.Encoder.v1", "name": encoders["bert"]}},
+    )
+    nlp.add_pipe("beto_ner", name="ner")
+    nlp.initialize(lambda: examples(nlp))
+    for component in nlp.pipeline:
+        component[1].model.walk  # noqa: B018
+    train(nlp, examples(nlp), steps=80, rate=0.005)
+    nlp.to_disk(tmp_path / "model")
+    other = spacy.load(tmp_path / "model")
+    for text, expected in SENTENCES[:3]:
+        assert entities(nlp(doc_of(nlp, text))) == expected
+        assert entities(other(doc_of(other, text))) == expected
+    nlp.replace_listeners("transformer", "ner", ["model.tok2vec"])
+    alone = (
+        spacy.blank("es")
+        .from_config(nlp.config, exclude=["transformer"])
+        .from_bytes(nlp.to_bytes(exclude=["transformer"]))
+    )
+    assert entities(nlp(doc_of(nlp, SENTENCES[0][0]))) == SENTENCES[0][1]
+    assert isinstance(alone.get_pipe("ner"), BetoEntityRecognizer)
+
+
+def test_labels_are_settled_by_initialization():
+    nlp = build()
+    pipe = nlp.get_pipe("ner")
+    assert pipe.add_label("PER") == 1 and pipe.add_label("PER") == 0
+    with pytest.raises(CorpusError, match="B241"):
+        pipe.add_label(3)
+    nlp.initialize(lambda: examples(nlp))
+    assert pipe.label_data == ["LOC", "ORG", "PER"]
+    with pytest.raises(CorpusError, match="B242"):
+        pipe.add_label("MISC")
+    with pytest.raises(CorpusError, match="B243"):
+        other = build()
+        other.initialize(lambda: [example(other, "Nada de nada .", [])])
+    with pytest.raises(CorpusError, match="B240"):
+        build(min_confidence=2.0)
