@@ -14,7 +14,8 @@ ROOT = Path(beto_spacy.__file__).parent
 LAYERS = [
     {"errors", "files", "heads.crf"},
     {"formats", "windows", "texts", "checkpoint", "torch_shim"},
-    {"corpus", "encoder", "sequences", "heads.crf_model"},
+    {"corpus", "encoder", "sequences", "heads.layer"},
+    {"heads.base"},
     {"transformer", "listener", "heads.scorers", "heads.textcat", "heads.ner", "vocabulary", "masked"},
     {"pretrain", "annotate", "project"},
     {"evaluate", "benchmark"},

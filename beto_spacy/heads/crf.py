@@ -53,6 +53,31 @@ def allowed_transitions(n_labels: int) -> torch.Tensor:
     return allowed
 
 
+class TagPotentials(torch.nn.Module):
+    """A linear layer from token vectors to tags, and the potentials of starting with a tag and of one after another.
+
+    width: Of the token vectors.
+    n_tags: How many tags there are.
+    dropout: Of the token vectors, in training.
+    """
+
+    def __init__(self, width: int, n_tags: int, dropout: float):
+        super().__init__()
+        self.dropout = torch.nn.Dropout(dropout)
+        self.linear = torch.nn.Linear(width, n_tags)
+        self.starts = torch.nn.Parameter(torch.zeros(n_tags))
+        self.transitions = torch.nn.Parameter(torch.zeros(n_tags, n_tags))
+        torch.nn.init.normal_(self.linear.weight, std=0.02)
+        torch.nn.init.zeros_(self.linear.bias)
+
+    def forward(self, vectors: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Give the emissions, *shape:* (n_tokens, n_tags), the starts and the transitions.
+
+        vectors: *Shape:* (n_tokens, width)
+        """
+        return self.linear(self.dropout(vectors)), self.starts, self.transitions
+
+
 class Potentials(NamedTuple):
     """The log-potentials of some sequences.
 

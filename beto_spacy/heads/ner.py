@@ -1,28 +1,26 @@
 """Entities by a conditional random field: `beto_ner`, with the probability of every span.
 
-The arithmetic is in `crf.py`, the model in `crf_model.py`. Missing annotation is summed over, entities that are there
-already are kept, and what is found never overlaps.
+The arithmetic is in `crf.py`. Missing annotation is summed over, entities that are there already are kept, and what is
+found never overlaps.
 """
 
-from pathlib import Path
-from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
+from functools import partial
+from typing import Any, Callable, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy
-import srsly
 import torch
-from spacy import util
 from spacy.attrs import ENT_IOB, IS_PUNCT, SENT_START
 from spacy.language import Language
-from spacy.pipeline import TrainablePipe
-from spacy.pipeline.pipe import deserialize_config
 from spacy.tokens import Doc, Span, SpanGroup
-from spacy.training import Example, validate_examples
-from thinc.api import Config, Model, Optimizer, set_dropout_rate
+from spacy.training import Example
+from thinc.api import Config, Model
+from thinc.types import Floats2d
 
 from ..errors import CorpusError
 from ..windows import INSIDE_TOKEN, PUNCTUATION, SENTENCE, TOKEN, cut_windows, length_buckets
 from . import crf
-from .crf_model import DocPotentials, build_module
+from .base import TorchHead
+from .layer import Outputs, make_torch_layer
 
 _DEFAULT_MODEL = Config().from_str("""
 [model]
@@ -39,6 +37,19 @@ pooling = {"@layers":"reduce_mean.v1"}
 _MOST_TOKENS = 2_000
 #: Padded tokens that are worked on at once.
 _BATCH_TOKENS = 8_192
+
+
+def make_crf(
+    tok2vec: Model[List[Doc], List[Floats2d]], dropout: float = 0.1, learn_rate_factor: float = 1.0
+) -> Model[List[Doc], Outputs]:
+    """Build ``beto_spacy.CRF.v1``: the potentials of a conditional random field over entity tags.
+
+    tok2vec: The token vectors, such as ``beto_spacy.Listener.v1``.
+    dropout: Of the token vectors, in training.
+    learn_rate_factor: The optimizer's rate is multiplied by it for this head.
+    """
+    build = partial(crf.TagPotentials, dropout=dropout)
+    return make_torch_layer("beto-crf", tok2vec, build, learn_rate_factor=learn_rate_factor)
 
 
 class FoundSpan(NamedTuple):
@@ -87,7 +98,7 @@ def span_confidence(span: Span) -> Optional[float]:
     return None
 
 
-class BetoEntityRecognizer(TrainablePipe):
+class BetoEntityRecognizer(TorchHead):
     """Finds entities and how probable each is.
 
     The entities of `doc.ents` have their probability at ``span._.confidence``; all that were found, also those that are
@@ -109,74 +120,19 @@ class BetoEntityRecognizer(TrainablePipe):
         scorer: Optional[Callable] = None,
     ):
         if not 0.0 <= min_confidence <= 1.0:
-            raise CorpusError(
-                "B240", f"A probability of {min_confidence} can't be.", "Give 'min_confidence' from 0 to 1."
-            )
-        self.vocab, self.model, self.name, self.scorer = vocab, model, name, scorer
-        self.cfg: Dict[str, Any] = {
-            "labels": [],
-            "width": None,
-            "temperature": 1.0,
-            "min_confidence": min_confidence,
-            "spans_key": spans_key,
-        }
+            raise CorpusError("B240", f"A probability can't be {min_confidence}.", "Set 'min_confidence' from 0 to 1.")
+        super().__init__(vocab, model, name, scorer, min_confidence=min_confidence, spans_key=spans_key)
+        self.cfg["temperature"] = 1.0
         if not Span.has_extension("confidence"):
             Span.set_extension("confidence", getter=span_confidence)
 
-    @property
-    def labels(self) -> Tuple[str, ...]:
-        """The entities' labels, in the order of the tags."""
-        return tuple(self.cfg["labels"])
+    def n_classes(self) -> int:
+        """Begin and inside of each label, and outside."""
+        return crf.n_tags(len(self.labels))
 
-    @property
-    def label_data(self) -> List[str]:
-        """What ``spacy init labels`` saves."""
-        return list(self.labels)
-
-    def add_label(self, label: str) -> int:
-        """Add a label before the component is initialized. Returns 1, or 0 if it's there already."""
-        if not isinstance(label, str):
-            raise CorpusError("B241", f"'{label!r}' is no label.", "Give a text.")
-        if label in self.labels:
-            return 0
-        if self.cfg["width"] is not None:
-            raise CorpusError(
-                "B242", f"'{self.name}' was trained without the label '{label}'.", "Initialize it with all labels."
-            )
-        self.cfg["labels"].append(label)
-        self.vocab.strings.add(label)
-        return 1
-
-    def initialize(
-        self,
-        get_examples: Callable[[], Iterable[Example]],
-        *,
-        nlp: Optional[Language] = None,
-        labels: Optional[Sequence[str]] = None,
-    ) -> None:
-        """Take the labels and shape the model.
-
-        labels: The labels; by default all that the examples have, in alphabetical order.
-        Raises CorpusError if there are none.
-        """
-        if labels is None:
-            seen = {entity.label_ for example in get_examples() for entity in example.reference.ents}
-            labels = sorted(seen - {""})
-        self.cfg.update(labels=[], width=None, temperature=1.0)
-        for label in labels:
-            self.add_label(label)
-        if not self.labels:
-            raise CorpusError(
-                "B243",
-                f"The entity recognizer '{self.name}' has no labels.",
-                "Train with a corpus that has entities, or take the component out of nlp.pipeline.",
-            )
-        docs = [example.x for example, _ in zip(get_examples(), range(10)) if len(example.x)]
-        self.model.get_ref("output_layer").set_dim("nO", crf.n_tags(len(self.labels)), force=True)
-        self.model.initialize(X=docs)
-        self.cfg["width"] = self.model.get_ref("output_layer").get_dim("nI")
-
-    # --- predicting ---
+    def find_labels(self, example: Example) -> Iterable[str]:
+        """The labels of the entities."""
+        return (entity.label_ for entity in example.reference.ents)
 
     def predict(self, docs: Iterable[Doc]) -> List[List[FoundSpan]]:
         """Find the entities of documents, without setting them."""
@@ -184,20 +140,17 @@ class BetoEntityRecognizer(TrainablePipe):
         found: List[List[FoundSpan]] = [[] for _ in docs]
         if not any(len(doc) for doc in docs):
             return found
-        potentials = self.model.predict(docs)
-        possible = self._preset(docs, potentials.emissions)
-        temperature = self.cfg["temperature"]
+        outputs = self.model.predict(docs)
+        possible = self._preset(docs, outputs.tensors[0])
         with torch.inference_mode():
-            for batch in _batches(docs, potentials, possible):
-                mask = torch.zeros((), dtype=torch.bool) if batch.possible is None else ~batch.possible
-                free, lengths = batch.potentials, batch.potentials.lengths
-                bound = free._replace(
-                    emissions=free.emissions.masked_fill(mask.to(free.emissions.device), crf.FORBIDDEN)
-                )
-                spans = crf.tags_to_spans(crf.viterbi(bound), lengths)
+            for batch in _batches(docs, outputs, possible):
+                bound = batch.potentials
+                if batch.possible is not None:
+                    bound = bound._replace(emissions=bound.emissions.masked_fill(~batch.possible, crf.FORBIDDEN))
+                spans = crf.tags_to_spans(crf.viterbi(bound), bound.lengths)
                 if not len(spans):
                     continue
-                scaled = bound.scaled(temperature)
+                scaled = bound.scaled(self.cfg["temperature"])
                 scores = crf.span_probabilities(scaled, crf.forward_backward(scaled), spans)
                 for (row, first, last, label), score in zip(spans.tolist(), scores.tolist()):
                     doc, offset = batch.places[row]
@@ -206,18 +159,15 @@ class BetoEntityRecognizer(TrainablePipe):
 
     def set_annotations(self, docs: Iterable[Doc], scores: List[List[FoundSpan]]) -> None:
         """Set the entities that were found beside those that are there."""
+        key, least = self.settings["spans_key"], self.settings["min_confidence"]
         for doc, found in zip(docs, scores):
-            group = SpanGroup(doc, name=self.cfg["spans_key"], attrs={"confidences": [s.confidence for s in found]})
+            group = SpanGroup(doc, name=key, attrs={"confidences": [s.confidence for s in found]})
             group.extend([Span(doc, s.start, s.end, label=s.label) for s in found])
-            doc.spans[self.cfg["spans_key"]] = group
+            doc.spans[key] = group
             before = list(doc.ents)
             kept = {(entity.start, entity.end) for entity in before}
             blocked = [doc[token.i : token.i + 1] for token in doc if token.ent_iob == 3 and not token.ent_type]
-            new = [
-                span
-                for span, s in zip(group, found)
-                if s.confidence >= self.cfg["min_confidence"] and (s.start, s.end) not in kept
-            ]
+            new = [span for span, s in zip(group, found) if s.confidence >= least and (s.start, s.end) not in kept]
             doc.set_ents([*before, *new], blocked=blocked, default="outside")
 
     def _preset(self, docs: Sequence[Doc], emissions: torch.Tensor) -> Optional[torch.Tensor]:
@@ -242,60 +192,7 @@ class BetoEntityRecognizer(TrainablePipe):
             offset += len(doc)
         return possible
 
-    # --- learning ---
-
-    def update(
-        self,
-        examples: Iterable[Example],
-        *,
-        drop: float = 0.0,
-        sgd: Optional[Optimizer] = None,
-        losses: Optional[Dict[str, float]] = None,
-    ) -> Dict[str, float]:
-        """Learn from examples. The loss is the negative log-likelihood of what is annotated, summed over documents.
-
-        Examples without any annotation of entities teach nothing.
-        """
-        losses = {} if losses is None else losses
-        losses.setdefault(self.name, 0.0)
-        examples = list(examples)
-        validate_examples(examples, "BetoEntityRecognizer.update")
-        docs = [example.predicted for example in examples]
-        tags = [self._possible_tags(example) for example in examples]
-        if not any(known is not None for known in tags):
-            return losses
-        set_dropout_rate(self.model, drop)
-        potentials, backprop = self.model.begin_update(docs)
-        loss, gradients = self.get_loss(examples, potentials, tags)
-        backprop(gradients)
-        if sgd is not None:
-            self.finish_update(sgd)
-        losses[self.name] += loss
-        return losses
-
-    def get_loss(
-        self,
-        examples: Sequence[Example],
-        scores: DocPotentials,
-        tags: Optional[List[Optional[numpy.ndarray]]] = None,
-    ) -> Tuple[float, DocPotentials]:
-        """The negative log-likelihood of the annotation, and its gradient by the potentials."""
-        if tags is None:
-            tags = [self._possible_tags(example) for example in examples]
-        n = scores.emissions.shape[1]
-        every = [
-            numpy.ones((len(example.predicted), n), dtype=bool) if known is None else known
-            for example, known in zip(examples, tags)
-        ]
-        possible = torch.from_numpy(numpy.concatenate(every)).to(scores.emissions.device)
-        leaves = [t.detach().requires_grad_() for t in scores[:3]]
-        loss = torch.zeros((), dtype=torch.float64, device=possible.device)
-        for batch in _batches([e.predicted for e in examples], DocPotentials(*leaves, scores.lengths), possible):
-            loss = loss + crf.negative_log_likelihood(batch.potentials, batch.possible).sum()
-        gradients = torch.autograd.grad(loss, leaves)
-        return float(loss.detach()), DocPotentials(*gradients, scores.lengths)
-
-    def _possible_tags(self, example: Example) -> Optional[numpy.ndarray]:
+    def gold(self, example: Example) -> Optional[numpy.ndarray]:
         """Which tags the annotation allows each token. *Shape:* (n_tokens, n_tags); None if nothing is annotated."""
         if not example.reference.has_annotation("ENT_IOB"):
             return None
@@ -303,7 +200,7 @@ class BetoEntityRecognizer(TrainablePipe):
         if all(tag is None for tag in known):
             return None
         numbers = {label: i for i, label in enumerate(self.labels)}
-        possible = numpy.ones((len(known), crf.n_tags(len(self.labels))), dtype=bool)
+        possible = numpy.ones((len(known), self.n_classes()), dtype=bool)
         for i, tag in enumerate(known):
             if tag is None or tag == "-":
                 continue
@@ -318,7 +215,18 @@ class BetoEntityRecognizer(TrainablePipe):
                 possible[i, crf.inside_tag(number)] = True
         return possible
 
-    # --- calibrating ---
+    def loss(self, examples: Sequence[Example], outputs: Outputs, golds: Sequence[Any]) -> torch.Tensor:
+        """The negative log-likelihood of what is annotated, summed over documents."""
+        emissions = outputs.tensors[0]
+        every = [
+            numpy.ones((length, emissions.shape[1]), dtype=bool) if gold is None else gold
+            for length, gold in zip(outputs.lengths, golds)
+        ]
+        possible = torch.from_numpy(numpy.concatenate(every)).to(emissions.device)
+        loss = torch.zeros((), dtype=torch.float64, device=emissions.device)
+        for batch in _batches([example.predicted for example in examples], outputs, possible):
+            loss = loss + crf.negative_log_likelihood(batch.potentials, batch.possible).sum()
+        return loss
 
     def calibrate(self, examples: Iterable[Example]) -> float:
         """Choose the temperature that makes the annotation of development data most probable (Guo et al. 2017).
@@ -326,24 +234,13 @@ class BetoEntityRecognizer(TrainablePipe):
         examples: Their predicted documents must carry what the model reads, such as the transformer's features.
         Returns the temperature that later probabilities are computed with. Raises CorpusError if nothing is annotated.
         """
-        kept = []
-        for example in examples:
-            known = self._possible_tags(example)
-            if known is not None and len(example.predicted):
-                scores = self.model.predict([example.predicted])
-                kept.append((example, scores, known))
+        kept = [(example.predicted, gold) for example in examples if (gold := self.gold(example)) is not None]
         if not kept:
             raise CorpusError("B244", "There are no entities to calibrate with.", "Give a corpus that has entities.")
-        device = kept[0][1].emissions.device
-        docs = [example.predicted for example, _, _ in kept]
-        whole = DocPotentials(
-            torch.cat([scores.emissions for _, scores, _ in kept]),
-            kept[0][1].starts,
-            kept[0][1].transitions,
-            [len(doc) for doc in docs],
-        )
-        possible = torch.from_numpy(numpy.concatenate([known for _, _, known in kept])).to(device)
-        batches = list(_batches(docs, whole, possible))
+        docs = [doc for doc, _ in kept]
+        outputs = self.model.predict(docs)
+        possible = torch.from_numpy(numpy.concatenate([gold for _, gold in kept])).to(outputs.tensors[0].device)
+        batches = list(_batches(docs, outputs, possible))
 
         def loss(log_temperature: float) -> float:
             temperature = float(numpy.exp(log_temperature))
@@ -353,72 +250,6 @@ class BetoEntityRecognizer(TrainablePipe):
 
         self.cfg["temperature"] = float(numpy.exp(_lowest(loss, -1.5, 2.5)))
         return self.cfg["temperature"]
-
-    # --- saving ---
-
-    def _build(self) -> None:
-        """Give the model the shape that the labels and the width want, before its weights are loaded."""
-        if self.cfg["width"] is not None:
-            build_module(self.model.get_ref("output_layer"), self.cfg["width"], crf.n_tags(len(self.labels)))
-
-    def _shim(self) -> Any:
-        return self.model.get_ref("output_layer").shims[0]
-
-    def to_disk(self, path: Union[str, Path], *, exclude: Iterable[str] = tuple()) -> None:
-        """Save the component: ``cfg``, and the weights as ``model.safetensors``."""
-        util.to_disk(
-            path,
-            {
-                "cfg": lambda p: srsly.write_json(p, self.cfg),
-                "model.safetensors": lambda p: Path(p).write_bytes(self._shim().to_bytes()),
-                "tok2vec": lambda p: Path(p).write_bytes(self.model.get_ref("tok2vec").to_bytes()),
-            },
-            exclude,
-        )
-
-    def from_disk(self, path: Union[str, Path], *, exclude: Iterable[str] = tuple()) -> "BetoEntityRecognizer":
-        """Load the component."""
-        util.from_disk(
-            path,
-            {
-                "cfg": lambda p: self._set_cfg(deserialize_config(p)),
-                "model.safetensors": lambda p: self._shim().from_bytes(Path(p).read_bytes()),
-                "tok2vec": lambda p: self.model.get_ref("tok2vec").from_bytes(Path(p).read_bytes()),
-            },
-            exclude,
-        )
-        return self
-
-    def to_bytes(self, *, exclude: Iterable[str] = tuple()) -> bytes:
-        """Save the component to bytes."""
-        return util.to_bytes(
-            {
-                "cfg": lambda: srsly.json_dumps(self.cfg),
-                "model.safetensors": lambda: self._shim().to_bytes(),
-                "tok2vec": self.model.get_ref("tok2vec").to_bytes,
-            },
-            exclude,
-        )
-
-    def from_bytes(self, bytes_data: bytes, *, exclude: Iterable[str] = tuple()) -> "BetoEntityRecognizer":
-        """Load the component from bytes."""
-        util.from_bytes(
-            bytes_data,
-            {
-                "cfg": lambda b: self._set_cfg(srsly.json_loads(b)),
-                "model.safetensors": lambda b: self._shim().from_bytes(b),
-                "tok2vec": lambda b: self.model.get_ref("tok2vec").from_bytes(b),
-            },
-            exclude,
-        )
-        return self
-
-    def _set_cfg(self, cfg: Dict[str, Any]) -> None:
-        # What the config of the pipeline says now goes before what was saved: it may be overridden in spacy.load.
-        self.cfg.update({key: value for key, value in cfg.items() if key not in ("min_confidence", "spans_key")})
-        for label in self.labels:
-            self.vocab.strings.add(label)
-        self._build()
 
 
 class _Batch(NamedTuple):
@@ -434,7 +265,7 @@ class _Batch(NamedTuple):
     places: List[Tuple[int, int]]
 
 
-def _batches(docs: Sequence[Doc], scores: DocPotentials, possible: Optional[torch.Tensor] = None) -> Iterator[_Batch]:
+def _batches(docs: Sequence[Doc], outputs: Outputs, possible: Optional[torch.Tensor] = None) -> Iterator[_Batch]:
     """Cut documents into sequences, and these into padded batches.
 
     possible: Which tags the tokens of all documents may have. *Shape:* (n_tokens, n_tags)
@@ -447,8 +278,9 @@ def _batches(docs: Sequence[Doc], scores: DocPotentials, possible: Optional[torc
             places.append((number, window.start))
             pieces.append((first + window.start, first + window.end))
         first += len(doc)
-    device = scores.emissions.device
-    starts = crf.allowed_starts(scores.emissions.shape[1] // 2).to(device)
+    emissions, starts, transitions = outputs.tensors
+    device = emissions.device
+    may_start = crf.allowed_starts(emissions.shape[1] // 2).to(device)
     for bucket in length_buckets([end - start for start, end in pieces], _BATCH_TOKENS):
         chosen = [pieces[i] for i in bucket]
         index = numpy.zeros((len(chosen), max(end - start for start, end in chosen)), dtype="i8")
@@ -456,12 +288,12 @@ def _batches(docs: Sequence[Doc], scores: DocPotentials, possible: Optional[torc
             index[row, : end - start] = numpy.arange(start, end)
         where = torch.from_numpy(index).to(device)
         lengths = torch.tensor([end - start for start, end in chosen], device=device)
-        potentials = crf.Potentials(scores.emissions[where], scores.starts, scores.transitions, lengths)
         allowed = None
         if possible is not None:
             allowed = possible[where]
             # Where an entity was cut, nothing is known of the first token.
-            allowed[:, 0] |= ~(allowed[:, 0] & starts).any(dim=1, keepdim=True)
+            allowed[:, 0] |= ~(allowed[:, 0] & may_start).any(dim=1, keepdim=True)
+        potentials = crf.Potentials(emissions[where], starts, transitions, lengths)
         yield _Batch(potentials, allowed, [places[i] for i in bucket])
 
 
