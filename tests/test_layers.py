@@ -12,11 +12,21 @@ import beto_spacy
 
 ROOT = Path(beto_spacy.__file__).parent
 LAYERS = [
-    {"errors", "files", "heads.crf"},
+    {"errors", "files", "heads.crf", "heads.mst", "heads.biaffine"},
     {"formats", "windows", "texts", "checkpoint", "torch_shim"},
     {"corpus", "encoder", "sequences", "heads.layer"},
     {"heads.base"},
-    {"transformer", "listener", "heads.scorers", "heads.textcat", "heads.ner", "vocabulary", "masked"},
+    {
+        "transformer",
+        "listener",
+        "heads.scorers",
+        "heads.textcat",
+        "heads.ner",
+        "heads.parser",
+        "heads.senter",
+        "vocabulary",
+        "masked",
+    },
     {"pretrain", "annotate", "project"},
     {"evaluate", "benchmark"},
     {"compare"},

@@ -1,0 +1,106 @@
+"""Trees from scores of arcs: the best one with a single root, projective or not. Numbers only.
+
+Scores are of arcs from a head to a dependent, heads counted from 1, and 0 stands for the root of it all. Mostly the
+best head of each word makes a tree already; where it doesn't, the best spanning arborescence is found by the algorithm
+of Chu and Liu (1965) and Edmonds (1967), or the best projective tree by that of Eisner (1996).
+"""
+
+from typing import List, Sequence
+
+import numpy
+from ufal.chu_liu_edmonds import chu_liu_edmonds
+
+
+def best_trees(scores: Sequence[numpy.ndarray], *, projective: bool = False) -> List[numpy.ndarray]:
+    """Find the best tree of each sentence; exactly one word of it hangs on the root.
+
+    scores: Of each sentence, the scores of its arcs. *Shape:* (n_words, 1 + n_words): [dependent, head]
+    projective: Whether no arcs may cross.
+    Returns the head of each word, from 1, or 0 for the one that hangs on the root. *Shape:* (n_words,) each
+    """
+    found = []
+    for sentence in scores:
+        heads = sentence.argmax(axis=1)
+        # An arc of a word to itself has no score that counts.
+        if not is_tree(heads) or (projective and not is_projective(heads)):
+            heads = _eisner(sentence) if projective else _arborescence(sentence)
+        found.append(heads)
+    return found
+
+
+def is_tree(heads: numpy.ndarray) -> bool:
+    """Whether heads make a tree with one word on the root."""
+    if (heads == 0).sum() != 1:
+        return False
+    reached = numpy.concatenate([[0], heads])
+    for _ in range(int(len(heads)).bit_length()):  # twice as far up each time
+        reached = reached[reached]
+    return not reached.any()
+
+
+def is_projective(heads: numpy.ndarray) -> bool:
+    """Whether no two arcs of a tree cross, that of the root among them."""
+    words = numpy.arange(1, len(heads) + 1)
+    left, right = numpy.minimum(words, heads), numpy.maximum(words, heads)
+    inside = (left[:, None] < left[None, :]) & (left[None, :] < right[:, None])
+    return not (inside & (right[None, :] > right[:, None])).any()
+
+
+def _arborescence(scores: numpy.ndarray) -> numpy.ndarray:
+    n = len(scores)
+    square = numpy.full((n + 1, n + 1), numpy.nan)
+    square[1:] = scores
+    square[numpy.arange(n + 1), numpy.arange(n + 1)] = numpy.nan
+    # So dear that a second word on the root never pays: a single one always suffices.
+    finite = scores[numpy.isfinite(scores)]
+    square[1:, 0] -= (n + 1) * (finite.max() - finite.min() + 1.0)
+    heads, _ = chu_liu_edmonds(square)
+    return numpy.asarray(heads[1:], dtype="i8")
+
+
+def _eisner(scores: numpy.ndarray) -> numpy.ndarray:
+    """The best projective tree; spans of words are put together from shorter ones."""
+    n = len(scores)
+    arcs = numpy.zeros((n + 1, n + 1))  # [head, dependent], among words 1..n
+    arcs[:, 1:] = scores.T
+    # Complete (0) and incomplete (1) spans with the head on the left and on the right, and where they were joined.
+    left = numpy.full((2, n + 2, n + 2), -numpy.inf)
+    right = numpy.full((2, n + 2, n + 2), -numpy.inf)
+    joined = numpy.zeros((4, n + 2, n + 2), dtype=int)
+    for i in range(1, n + 1):
+        left[0, i, i] = right[0, i, i] = 0.0
+    for width in range(1, n):
+        for i in range(1, n - width + 1):
+            j = i + width
+            inner = left[0, i, i:j] + right[0, i + 1 : j + 1, j]
+            k = int(inner.argmax())
+            joined[0, i, j] = i + k
+            left[1, i, j] = inner[k] + arcs[i, j]
+            right[1, i, j] = inner[k] + arcs[j, i]
+            outer = left[1, i, i + 1 : j + 1] + left[0, i + 1 : j + 1, j]
+            k = int(outer.argmax())
+            joined[1, i, j] = i + 1 + k
+            left[0, i, j] = outer[k]
+            outer = right[0, i, i:j] + right[1, i:j, j]
+            k = int(outer.argmax())
+            joined[2, i, j] = i + k
+            right[0, i, j] = outer[k]
+    roots = [right[0, 1, r] + left[0, r, n] + arcs[0, r] for r in range(1, n + 1)]
+    root = 1 + int(numpy.argmax(roots))
+    heads = numpy.zeros(n + 1, dtype="i8")
+    todo = [("right", 0, 1, root), ("left", 0, root, n)]
+    while todo:
+        side, incomplete, i, j = todo.pop()
+        if i == j:
+            continue
+        if incomplete:
+            k = joined[0, i, j]
+            heads[j if side == "left" else i] = i if side == "left" else j
+            todo += [("left", 0, i, k), ("right", 0, k + 1, j)]
+        elif side == "left":
+            k = joined[1, i, j]
+            todo += [("left", 1, i, k), ("left", 0, k, j)]
+        else:
+            k = joined[2, i, j]
+            todo += [("right", 0, i, k), ("right", 1, k, j)]
+    return heads[1:]

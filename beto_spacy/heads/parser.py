@@ -1,0 +1,275 @@
+"""Dependencies by deep biaffine attention and the best tree: `beto_parser`.
+
+It wants sentences, as `beto_senter` finds them. The arithmetic is in `biaffine.py` and `mst.py`. Whitespace is no word of
+a tree: it hangs on the word before it.
+"""
+
+from functools import partial
+from typing import Any, Callable, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+
+import numpy
+import torch
+from spacy.attrs import DEP, HEAD
+from spacy.language import Language
+from spacy.tokens import Doc
+from spacy.training import Example
+from thinc.api import Config, Model
+from thinc.types import Floats2d
+
+from ..errors import CorpusError
+from ..windows import length_buckets
+from .base import TorchHead
+from .biaffine import BiaffineProjections, Projections, score_arcs, score_labels, tree_loss
+from .layer import Outputs, make_torch_layer
+from .mst import best_trees
+
+_DEFAULT_MODEL = Config().from_str("""
+[model]
+@architectures = "beto_spacy.Biaffine.v1"
+arc_width = 256
+label_width = 96
+dropout = 0.2
+learn_rate_factor = 1.0
+
+[model.tok2vec]
+@architectures = "beto_spacy.Listener.v1"
+grad_factor = 1.0
+pooling = {"@layers":"reduce_mean.v1"}
+""")["model"]
+#: Words of a sentence at most; a longer one is cut into several.
+_MOST_WORDS = 1_000
+#: Padded words, and padded pairs of words, that are worked on at once.
+_BATCH_WORDS = 4_096
+_BATCH_PAIRS = 1 << 22
+_ROOT_LABEL = "ROOT"
+_SPACE_LABEL = "dep"
+
+
+def make_biaffine(
+    tok2vec: Model[List[Doc], List[Floats2d]],
+    arc_width: int = 256,
+    label_width: int = 96,
+    dropout: float = 0.2,
+    learn_rate_factor: float = 1.0,
+) -> Model[List[Doc], Outputs]:
+    """Build ``beto_spacy.Biaffine.v1``: the projections of words that arcs and labels are scored with.
+
+    tok2vec: The token vectors, such as ``beto_spacy.Listener.v1``.
+    arc_width, label_width: Of the projections.
+    dropout: Of the token vectors and of the projections, in training.
+    learn_rate_factor: The optimizer's rate is multiplied by it for this head.
+    """
+    build = partial(BiaffineProjections, arc_width=arc_width, label_width=label_width, dropout=dropout)
+    return make_torch_layer("beto-biaffine", tok2vec, build, learn_rate_factor=learn_rate_factor)
+
+
+@Language.factory(
+    "beto_parser",
+    requires=["token.is_sent_start"],
+    assigns=["token.dep", "token.head", "token.is_sent_start", "doc.sents"],
+    default_config={
+        "model": _DEFAULT_MODEL,
+        "projective": False,
+        "scorer": {"@scorers": "beto_spacy.parser_scorer.v1"},
+    },
+    default_score_weights={"dep_uas": 0.5, "dep_las": 0.5, "dep_las_per_type": None, "sents_f": 0.0},
+)
+def make_beto_parser(
+    nlp: Language, name: str, model: Model, projective: bool, scorer: Optional[Callable]
+) -> "BetoDependencyParser":
+    """Build a `BetoDependencyParser`.
+
+    model: ``beto_spacy.Biaffine.v1``.
+    projective: Whether no arcs may cross.
+    scorer: From `heads.scorers.make_parser_scorer`.
+    """
+    return BetoDependencyParser(nlp.vocab, model, name, projective=projective, scorer=scorer)
+
+
+class GoldTrees(NamedTuple):
+    """What is annotated of the dependencies of a document, by token.
+
+    starts: Whether a sentence starts here. *Shape:* (n_tokens,)
+    heads: The head's place in the document, the token's own for a root, -1 where it's unknown. *Shape:* (n_tokens,)
+    labels: The label's number, -1 where it's unknown. *Shape:* (n_tokens,)
+    """
+
+    starts: numpy.ndarray
+    heads: numpy.ndarray
+    labels: numpy.ndarray
+
+
+class Parse(NamedTuple):
+    """What was found for a document, by token: the head's place, and the label's number, -1 for whitespace."""
+
+    heads: numpy.ndarray
+    labels: numpy.ndarray
+
+
+class BetoDependencyParser(TorchHead):
+    """Finds the dependencies of the words of each sentence, the best tree of them.
+
+    The sentences must be there before: put `beto_senter` or another component that finds them first.
+
+    vocab, model, name: As for any component.
+    projective, scorer: See `make_beto_parser`.
+    """
+
+    def __init__(
+        self,
+        vocab: Any,
+        model: Model,
+        name: str = "beto_parser",
+        *,
+        projective: bool = False,
+        scorer: Optional[Callable] = None,
+    ):
+        super().__init__(vocab, model, name, scorer, projective=projective)
+
+    def n_classes(self) -> int:
+        """The labels of arcs."""
+        return len(self.labels)
+
+    def find_labels(self, example: Example) -> Iterable[str]:
+        """The labels of the dependencies."""
+        return (token.dep_ for token in example.reference)
+
+    def predict(self, docs: Iterable[Doc]) -> List[Parse]:
+        """Find the dependencies of documents, without setting them. Raises CorpusError if one has no sentences."""
+        docs = list(docs)
+        parses = [Parse(numpy.arange(len(doc)), numpy.full(len(doc), -1)) for doc in docs]
+        if not any(len(doc) for doc in docs):
+            return parses
+        for doc in docs:
+            if len(doc) > 1 and not doc.has_annotation("SENT_START"):
+                raise CorpusError(
+                    "B250",
+                    f"'{self.name}' got a document without sentences.",
+                    "Put 'beto_senter', or another component that finds sentences, before it.",
+                )
+        outputs = self.model.predict(docs)
+        starts = [doc.to_array(["SENT_START"]).astype("i8") == 1 for doc in docs]
+        with torch.inference_mode():
+            for batch in _batches(docs, starts, outputs):
+                arcs = score_arcs(batch.projections, batch.words, batch.lengths).cpu().numpy()
+                lengths = batch.lengths.tolist()
+                trees = best_trees(
+                    [arcs[row, :n, : n + 1] for row, n in enumerate(lengths)], projective=self.settings["projective"]
+                )
+                heads = numpy.zeros(batch.words.shape, dtype="i8")
+                for row, tree in enumerate(trees):
+                    heads[row, : len(tree)] = tree
+                on_device = torch.from_numpy(heads).to(batch.words.device)
+                labels = self._best_labels(batch, on_device).cpu().numpy()
+                for row, (doc, tokens) in enumerate(batch.places):
+                    tree, n = heads[row], len(tokens)
+                    parses[doc].heads[tokens] = numpy.where(tree[:n] == 0, tokens, tokens[tree[:n] - 1])
+                    parses[doc].labels[tokens] = labels[row, :n]
+        return parses
+
+    def _best_labels(self, batch: "_Batch", heads: torch.Tensor) -> torch.Tensor:
+        """The best label of each arc; that of the root has its own label, and no other has it."""
+        scores = score_labels(batch.projections, batch.words, heads)
+        if _ROOT_LABEL in self.labels:
+            root = self.labels.index(_ROOT_LABEL)
+            scores[:, :, root] = torch.where(heads == 0, float("inf"), float("-inf"))
+        return scores.argmax(dim=2)
+
+    def set_annotations(self, docs: Iterable[Doc], scores: List[Parse]) -> None:
+        """Set heads and labels, and with them the sentences."""
+        numbers = numpy.asarray([self.vocab.strings.add(label) for label in (*self.labels, _SPACE_LABEL)], dtype="u8")
+        for doc, parse in zip(docs, scores):
+            if not len(doc):
+                continue
+            heads = parse.heads.copy()
+            starts = doc.to_array(["SENT_START"]).astype("i8") == 1
+            for i in numpy.flatnonzero(parse.labels < 0):  # whitespace
+                before = i - 1 if i and not starts[i] else i + 1
+                heads[i] = before if 0 <= before < len(doc) and not (before > i and starts[before]) else i
+            offsets = (heads - numpy.arange(len(doc))).astype("i8").view("u8")
+            doc.from_array([HEAD, DEP], numpy.stack([offsets, numbers[parse.labels]], axis=1))
+
+    def gold(self, example: Example) -> Optional[GoldTrees]:
+        """The annotation, aligned with the predicted document; None if there are no dependencies."""
+        if not example.reference.has_annotation("DEP"):
+            return None
+        heads, labels = example.get_aligned_parse(projectivize=False)
+        starts = [bool(start) for start in example.get_aligned_sent_starts()]
+        numbers = {label: i for i, label in enumerate(self.labels)}
+        known = [-1 if head is None else int(head) for head in heads]
+        return GoldTrees(
+            numpy.asarray(starts, dtype=bool),
+            numpy.asarray(known, dtype="i8"),
+            numpy.asarray([numbers.get(label or "", -1) for label in labels], dtype="i8"),
+        )
+
+    def loss(self, examples: Sequence[Example], outputs: Outputs, golds: Sequence[Any]) -> torch.Tensor:
+        """The cross-entropies of heads and of the labels of their arcs, summed over words."""
+        docs = [example.predicted for example in examples]
+        loss = outputs.tensors[0].new_zeros(())
+        starts = [None if gold is None else gold.starts for gold in golds]
+        for batch in _batches(docs, starts, outputs):
+            heads = numpy.full(batch.words.shape, -1, dtype="i8")
+            labels = numpy.full(batch.words.shape, -1, dtype="i8")
+            for row, (doc, tokens) in enumerate(batch.places):
+                gold = golds[doc]
+                own = gold.heads[tokens]
+                place = numpy.full(len(docs[doc]) + 1, -1)  # of each token in its sentence, from 1; -1 at the end
+                place[tokens] = numpy.arange(1, len(tokens) + 1)
+                row_heads = numpy.where(own == tokens, 0, place[own])
+                heads[row, : len(tokens)] = numpy.where(own < 0, -1, row_heads)
+                labels[row, : len(tokens)] = numpy.where(heads[row, : len(tokens)] < 0, -1, gold.labels[tokens])
+            known = torch.from_numpy(heads).to(batch.words.device)
+            loss = loss + tree_loss(score_arcs(batch.projections, batch.words, batch.lengths), known)
+            scores = score_labels(batch.projections, batch.words, known.clamp_min(0))
+            loss = loss + torch.nn.functional.cross_entropy(
+                scores.reshape(-1, scores.shape[-1]),
+                torch.from_numpy(labels).to(known.device).reshape(-1),
+                ignore_index=-1,
+                reduction="sum",
+            )
+        return loss
+
+
+class _Batch(NamedTuple):
+    """Sentences of similar length.
+
+    projections: Of all documents.
+    words: The words of each sentence, by their places in the projections, padded. *Shape:* (n_sentences, length)
+    lengths: *Shape:* (n_sentences,)
+    places: The document of each sentence, and its words' places there.
+    """
+
+    projections: Projections
+    words: torch.Tensor
+    lengths: torch.Tensor
+    places: List[Tuple[int, numpy.ndarray]]
+
+
+def _batches(docs: Sequence[Doc], starts: Sequence[Optional[numpy.ndarray]], outputs: Outputs) -> Iterator[_Batch]:
+    """Part documents into sentences, and these into padded batches.
+
+    starts: Whether a sentence starts at each token; None for a document that is left out.
+    """
+    sentences: List[Tuple[int, numpy.ndarray]] = []
+    first, offsets = 0, []
+    for number, (doc, begins) in enumerate(zip(docs, starts)):
+        offsets.append(first)
+        first += len(doc)
+        if begins is None or not len(doc):
+            continue
+        words = numpy.flatnonzero(~doc.to_array(["IS_SPACE"]).astype(bool))
+        for sentence in numpy.split(words, numpy.flatnonzero(numpy.diff(numpy.cumsum(begins)[words])) + 1):
+            sentences += [(number, sentence[i : i + _MOST_WORDS]) for i in range(0, len(sentence), _MOST_WORDS)]
+    projections = Projections(*outputs.tensors)
+    device = projections.arc_head.device
+    for bucket in length_buckets([len(tokens) for _, tokens in sentences], _BATCH_WORDS):
+        longest = len(sentences[bucket[0]][1])
+        at_once = max(1, _BATCH_PAIRS // max(1, longest * longest))
+        for i in range(0, len(bucket), at_once):
+            chosen = [sentences[n] for n in bucket[i : i + at_once]]
+            words = numpy.zeros((len(chosen), len(chosen[0][1])), dtype="i8")
+            for row, (doc, tokens) in enumerate(chosen):
+                words[row, : len(tokens)] = tokens + offsets[doc]
+            lengths = torch.tensor([len(tokens) for _, tokens in chosen], device=device)
+            yield _Batch(projections, torch.from_numpy(words).to(device), lengths, chosen)

@@ -1,0 +1,161 @@
+"""Sentence boundaries: `beto_senter`, which says of each token whether a sentence starts with it."""
+
+from functools import partial
+from typing import Any, Callable, Iterable, List, Optional, Sequence
+
+import numpy
+import torch
+from spacy.attrs import IS_SPACE, SENT_START
+from spacy.language import Language
+from spacy.scorer import Scorer
+from spacy.tokens import Doc
+from spacy.training import Example
+from thinc.api import Config, Model
+from thinc.types import Floats2d
+
+from .base import TorchHead
+from .layer import Outputs, make_torch_layer
+
+_DEFAULT_MODEL = Config().from_str("""
+[model]
+@architectures = "beto_spacy.TokenScore.v1"
+dropout = 0.1
+learn_rate_factor = 1.0
+
+[model.tok2vec]
+@architectures = "beto_spacy.Listener.v1"
+grad_factor = 1.0
+pooling = {"@layers":"reduce_mean.v1"}
+""")["model"]
+
+
+class TokenScore(torch.nn.Module):
+    """One number for each token.
+
+    width: Of the token vectors.
+    n_classes: Of no matter; there is one.
+    dropout: Of the token vectors, in training.
+    """
+
+    def __init__(self, width: int, n_classes: int, *, dropout: float):
+        super().__init__()
+        self.dropout = torch.nn.Dropout(dropout)
+        self.linear = torch.nn.Linear(width, 1)
+
+    def forward(self, vectors: torch.Tensor) -> Sequence[torch.Tensor]:
+        """vectors: *Shape:* (n_tokens, width). Returns a tuple of one tensor. *Shape:* (n_tokens,)"""
+        return (self.linear(self.dropout(vectors))[:, 0],)
+
+
+def make_token_score(
+    tok2vec: Model[List[Doc], List[Floats2d]], dropout: float = 0.1, learn_rate_factor: float = 1.0
+) -> Model[List[Doc], Outputs]:
+    """Build ``beto_spacy.TokenScore.v1``: one number for each token.
+
+    tok2vec: The token vectors, such as ``beto_spacy.Listener.v1``.
+    dropout: Of the token vectors, in training.
+    learn_rate_factor: The optimizer's rate is multiplied by it for this head.
+    """
+    build = partial(TokenScore, dropout=dropout)
+    return make_torch_layer("beto-token-score", tok2vec, build, learn_rate_factor=learn_rate_factor)
+
+
+def make_senter_scorer() -> Callable[..., Any]:
+    """Build ``beto_spacy.senter_scorer.v1``: precision, recall and F of sentences, where documents have them."""
+    return _score
+
+
+def _score(examples: Iterable[Example], **settings: Any) -> Any:
+    scores = Scorer.score_spans(examples, "sents", has_annotation=lambda doc: doc.has_annotation("SENT_START"))
+    del scores["sents_per_type"]
+    return scores
+
+
+@Language.factory(
+    "beto_senter",
+    assigns=["token.is_sent_start", "doc.sents"],
+    default_config={
+        "model": _DEFAULT_MODEL,
+        "overwrite": False,
+        "scorer": {"@scorers": "beto_spacy.senter_scorer.v1"},
+    },
+    default_score_weights={"sents_f": 1.0, "sents_p": 0.0, "sents_r": 0.0},
+)
+def make_beto_senter(
+    nlp: Language, name: str, model: Model, overwrite: bool, scorer: Optional[Callable]
+) -> "BetoSentenceRecognizer":
+    """Build a `BetoSentenceRecognizer`.
+
+    model: ``beto_spacy.TokenScore.v1``.
+    overwrite: Whether boundaries that are there before are replaced.
+    scorer: From `make_senter_scorer`.
+    """
+    return BetoSentenceRecognizer(nlp.vocab, model, name, overwrite=overwrite, scorer=scorer)
+
+
+class BetoSentenceRecognizer(TorchHead):
+    """Finds where sentences start.
+
+    vocab, model, name: As for any component.
+    overwrite, scorer: See `make_beto_senter`.
+    """
+
+    def __init__(
+        self,
+        vocab: Any,
+        model: Model,
+        name: str = "beto_senter",
+        *,
+        overwrite: bool = False,
+        scorer: Optional[Callable] = None,
+    ):
+        super().__init__(vocab, model, name, scorer, overwrite=overwrite)
+
+    def n_classes(self) -> int:
+        """One number says it."""
+        return 1
+
+    def find_labels(self, example: Example) -> Iterable[str]:
+        """``S``, for the start of a sentence, if the example has sentences."""
+        return ["S"] if example.reference.has_annotation("SENT_START") else []
+
+    def predict(self, docs: Iterable[Doc]) -> List[numpy.ndarray]:
+        """Say of each token of documents whether a sentence starts with it. *Shape:* (n_tokens,) each, bool"""
+        docs = list(docs)
+        if not any(len(doc) for doc in docs):
+            return [numpy.zeros(len(doc), dtype=bool) for doc in docs]
+        outputs = self.model.predict(docs)
+        starts = (outputs.tensors[0] > 0).cpu().numpy()
+        found = numpy.split(starts, numpy.cumsum(outputs.lengths)[:-1])
+        for doc, begins in zip(docs, found):
+            blank = doc.to_array([IS_SPACE]).astype(bool)
+            begins &= ~blank  # white space belongs to the sentence before
+            begins[:1] = True
+        return found
+
+    def set_annotations(self, docs: Iterable[Doc], scores: List[numpy.ndarray]) -> None:
+        """Set the boundaries; those that are there before are kept unless they are to be overwritten."""
+        for doc, begins in zip(docs, scores):
+            if not len(doc):
+                continue
+            values = numpy.where(begins, 1, -1)
+            if not self.settings["overwrite"]:
+                before = doc.to_array([SENT_START]).astype("i8").reshape(-1)
+                values = numpy.where(before == 0, values, before)
+            doc.from_array([SENT_START], values.astype("i8").view("u8").reshape(-1, 1))
+
+    def gold(self, example: Example) -> Optional[numpy.ndarray]:
+        """Whether a sentence starts at each token. *Shape:* (n_tokens,); None if nothing is annotated."""
+        if not example.reference.has_annotation("SENT_START") or not len(example.predicted):
+            return None
+        return numpy.asarray([bool(start) for start in example.get_aligned_sent_starts()], dtype="f")
+
+    def loss(self, examples: Sequence[Example], outputs: Outputs, golds: Sequence[Any]) -> torch.Tensor:
+        """The binary cross-entropy, summed over the tokens of annotated documents."""
+        scores = outputs.tensors[0]
+        known = numpy.concatenate([numpy.full(n, g is not None) for n, g in zip(outputs.lengths, golds)])
+        truth = numpy.concatenate([numpy.zeros(n, "f") if g is None else g for n, g in zip(outputs.lengths, golds)])
+        losses = torch.nn.functional.binary_cross_entropy_with_logits(
+            scores, torch.from_numpy(truth).to(scores.device), reduction="none"
+        )
+        return (losses * torch.from_numpy(known.astype("f")).to(scores.device)).sum()

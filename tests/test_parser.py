@@ -1,0 +1,224 @@
+"""Dependencies and sentences: learned, saved, and what happens at the edges."""
+
+import pytest
+import spacy
+import torch
+from spacy.tokens import Doc
+from spacy.training import Example
+from thinc.api import Adam
+
+from beto_spacy.errors import CorpusError
+from beto_spacy.heads import biaffine
+from beto_spacy.heads.parser import _MOST_WORDS
+
+CNN = {
+    "@architectures": "spacy.HashEmbedCNN.v2",
+    "pretrained_vectors": None,
+    "width": 48,
+    "depth": 3,
+    "embed_size": 500,
+    "window_size": 1,
+    "maxout_pieces": 2,
+    "subword_features": True,
+}
+#: Word, head (from 1 in its sentence, 0 for the root), label. The last sentence isn't projective.
+SENTENCES = [
+    [("La", 2, "det"), ("casa", 3, "nsubj"), ("arde", 0, "ROOT"), (".", 3, "punct")],
+    [("Ana", 2, "nsubj"), ("come", 0, "ROOT"), ("pan", 2, "obj"), ("negro", 3, "amod"), (".", 2, "punct")],
+    [("¡", 2, "punct"), ("Corre", 0, "ROOT"), ("!", 2, "punct")],
+    [("Qué", 5, "obj"), ("dice", 0, "ROOT"), ("Luis", 2, "nsubj"), ("que", 5, "mark"), ("quiere", 2, "ccomp")],
+]
+
+
+def doc_of(nlp, sentences, annotated=True):
+    words = [word for sentence in sentences for word, _, _ in sentence]
+    if not annotated:
+        return Doc(nlp.vocab, words=words)
+    heads, deps, starts = [], [], []
+    for sentence in sentences:
+        first = len(heads)
+        for i, (_, head, dep) in enumerate(sentence):
+            heads.append(first + head - 1 if head else first + i)
+            deps.append(dep)
+            starts.append(i == 0)
+    return Doc(nlp.vocab, words=words, heads=heads, deps=deps, sent_starts=starts)
+
+
+def example(nlp, sentences):
+    return Example(doc_of(nlp, sentences, annotated=False), doc_of(nlp, sentences))
+
+
+def examples(nlp):
+    return [example(nlp, SENTENCES), example(nlp, SENTENCES[1:3]), example(nlp, SENTENCES[::-1])]
+
+
+def build(tok2vec=CNN, **settings):
+    nlp = spacy.blank("es")
+    senter = {"@architectures": "beto_spacy.TokenScore.v1", "tok2vec": tok2vec, "dropout": 0.0}
+    parser = {"@architectures": "beto_spacy.Biaffine.v1", "tok2vec": tok2vec, "dropout": 0.0, "arc_width": 32}
+    nlp.add_pipe("beto_senter", name="senter", config={"model": senter})
+    nlp.add_pipe("beto_parser", name="parser", config={"model": {**parser, "label_width": 16}, **settings})
+    return nlp
+
+
+def train(nlp, data, steps=60, rate=0.01):
+    sgd = Adam(rate, L2=0.0)
+    for _ in range(steps):
+        losses = nlp.update(data, sgd=sgd, drop=0.0)
+    return losses
+
+
+@pytest.fixture(scope="module")
+def trained():
+    torch.manual_seed(0)
+    nlp = build()
+    nlp.initialize(lambda: examples(nlp))
+    train(nlp, examples(nlp))
+    return nlp
+
+
+def tree(doc):
+    return [(token.text, token.head.i, token.dep_) for token in doc]
+
+
+def test_it_memorises_trees_and_sentences(trained):
+    for gold in (e.reference for e in examples(trained)):
+        doc = trained(Doc(trained.vocab, words=[token.text for token in gold]))
+        assert tree(doc) == tree(gold)
+        assert [s.start for s in doc.sents] == [s.start for s in gold.sents]
+    scores = trained.evaluate(examples(trained))
+    assert scores["dep_las"] == 1.0 and scores["sents_f"] == 1.0
+
+
+def test_pipe_equals_call_and_saving_changes_nothing(trained, tmp_path):
+    trained.to_disk(tmp_path / "model")
+    other = spacy.load(tmp_path / "model")
+    docs = [doc_of(trained, sentences, annotated=False) for sentences in (SENTENCES, SENTENCES[1:], SENTENCES[::2])] * 3
+    together = [tree(doc) for doc in trained.pipe([doc.copy() for doc in docs], batch_size=4)]
+    assert together == [tree(trained(doc.copy())) for doc in docs]
+    assert together == [tree(other(Doc(other.vocab, words=[t.text for t in doc]))) for doc in docs]
+    assert (tmp_path / "model" / "parser" / "model.safetensors").stat().st_size > 1000
+
+
+def test_projective_trees_on_demand(trained):
+    nlp = spacy.blank("es").from_config(trained.config).from_bytes(trained.to_bytes())
+    free = nlp(doc_of(nlp, [SENTENCES[3]], annotated=False))
+    nlp.get_pipe("parser").settings["projective"] = True
+    bound = nlp(doc_of(nlp, [SENTENCES[3]], annotated=False))
+    assert tree(free) != tree(bound)
+    assert sum(token.head.i == token.i for token in bound) == 1
+
+
+def test_each_sentence_has_one_root_and_whitespace_hangs_on_a_word(trained):
+    words = ["\n", "La", "casa", " ", "arde", ".", "\n\n", "Ana", "come", "pan", ".", " "]
+    doc = trained(Doc(trained.vocab, words=words))
+    for sentence in doc.sents:
+        roots = [token for token in sentence if token.head.i == token.i]
+        assert roots == [sentence.root]
+        assert all(token.head in sentence for token in sentence)
+    for token in doc:
+        assert token.is_space == (token.dep_ == "dep")
+    blank = trained(Doc(trained.vocab, words=["\n", " "]))
+    assert all(token.dep_ == "dep" for token in blank)
+
+
+def test_empty_short_and_long_documents(trained):
+    empty, one, long = trained.pipe(
+        [
+            Doc(trained.vocab),
+            Doc(trained.vocab, words=["Corre"]),
+            Doc(trained.vocab, words=[w for w, _, _ in SENTENCES[1]] * 400),
+        ]
+    )
+    assert not len(empty) and one[0].dep_ == "ROOT"
+    assert len(list(long.sents)) == 400
+
+
+def test_a_very_long_sentence_is_cut(trained):
+    doc = Doc(
+        trained.vocab, words=["pan"] * (2 * _MOST_WORDS + 10), sent_starts=[True] + [False] * (2 * _MOST_WORDS + 9)
+    )
+    trained.get_pipe("parser")(doc)
+    assert doc.has_annotation("DEP") and max(len(sentence) for sentence in doc.sents) <= _MOST_WORDS
+
+
+def test_sentences_that_are_there_are_kept(trained):
+    doc = Doc(trained.vocab, words=["Ana", "come", "pan"], sent_starts=[True, None, True])
+    trained.get_pipe("senter")(doc)
+    assert [token.is_sent_start for token in doc] == [True, False, True]
+    with pytest.raises(CorpusError, match="B250.*beto_senter"):
+        trained.get_pipe("parser")(Doc(trained.vocab, words=["Ana", "come"]))
+
+
+def test_missing_annotation_teaches_nothing(trained):
+    nlp = spacy.blank("es").from_config(trained.config).from_bytes(trained.to_bytes())
+    bare = Example(doc_of(nlp, SENTENCES, annotated=False), doc_of(nlp, SENTENCES, annotated=False))
+    losses = nlp.update([bare], sgd=None)
+    assert losses["parser"] == 0.0 and losses["senter"] == 0.0
+    golds = [e for e in examples(nlp)[:1]] + [bare]
+    for name in ("parser", "senter"):
+        pipe = nlp.get_pipe(name)
+        outputs = pipe.model.predict([e.predicted for e in golds])
+        _, gradients = pipe.get_loss(golds, outputs)
+        n = len(golds[0].predicted)
+        assert gradients.tensors[0][:n].abs().sum() > 0
+        assert gradients.tensors[0][n:].abs().sum() == 0
+    gold = doc_of(nlp, [SENTENCES[1]])
+    partly = Doc(nlp.vocab, words=[t.text for t in gold], heads=[1, 1, 1, 3, 4], deps=["nsubj", "ROOT", "obj", "", ""])
+    known = nlp.get_pipe("parser").gold(Example(doc_of(nlp, [SENTENCES[1]], annotated=False), partly))
+    assert known.labels.tolist()[3:] == [-1, -1]
+
+
+def test_the_loss_is_the_sum_of_cross_entropies(trained):
+    pipe = trained.get_pipe("parser")
+    gold = example(trained, [SENTENCES[0]])
+    outputs = pipe.model.predict([gold.predicted])
+    loss, _ = pipe.get_loss([gold], outputs)
+    p = biaffine.Projections(*outputs.tensors)
+    words, lengths = torch.arange(4)[None], torch.tensor([4])
+    arcs = biaffine.score_arcs(p, words, lengths)[0]
+    expected = 0.0
+    for i, (_, head, label) in enumerate(SENTENCES[0]):
+        expected -= torch.log_softmax(arcs[i], 0)[head].item()
+        left = torch.cat([p.label_dependent[i], torch.ones(1)])
+        right = torch.cat([p.label_root if head == 0 else p.label_head[head - 1], torch.ones(1)])
+        labels = torch.stack([left @ weight @ right for weight in p.label_weight])
+        expected -= torch.log_softmax(labels, 0)[pipe.labels.index(label)].item()
+    assert loss == pytest.approx(expected, rel=1e-4, abs=1e-5)
+    assert torch.isneginf(arcs[torch.arange(4), torch.arange(1, 5)]).all()
+
+
+def test_scores_do_not_depend_on_what_shares_the_batch():
+    torch.manual_seed(0)
+    module = biaffine.BiaffineProjections(8, 3, arc_width=6, label_width=4, dropout=0.0)
+    torch.nn.init.normal_(module.arc_weight)
+    torch.nn.init.normal_(module.label_weight)
+    p = module(torch.randn(9, 8))
+    words = torch.tensor([[0, 1, 2, 3, 4], [5, 6, 7, 0, 0]])
+    arcs = biaffine.score_arcs(p, words, torch.tensor([5, 3]))
+    alone = biaffine.score_arcs(p, words[1:, :3], torch.tensor([3]))
+    assert torch.allclose(arcs[1, :3, :4], alone[0], atol=1e-5)
+    assert torch.isneginf(arcs[1, :3, 4:]).all()
+    heads = torch.tensor([[0, 1, 1, 2, 3], [2, 0, 2, 0, 0]])
+    labels = biaffine.score_labels(p, words, heads)
+    assert labels.shape == (2, 5, 3)
+    assert torch.allclose(labels[1, :3], biaffine.score_labels(p, words[1:, :3], heads[1:, :3])[0], atol=1e-5)
+
+
+def test_they_learn_with_the_shared_encoder(encoders):
+    torch.manual_seed(0)
+    nlp = spacy.blank("es")
+    model = {"@architectures": "beto_spacy.Encoder.v1", "name": encoders["bert"]}
+    nlp.add_pipe("beto_transformer", name="transformer", config={"model": model})
+    nlp.add_pipe("beto_senter", name="senter")
+    nlp.add_pipe("beto_parser", name="parser")
+    nlp.initialize(lambda: examples(nlp))
+    before = train(nlp, examples(nlp), steps=1, rate=0.003)
+    after = train(nlp, examples(nlp), steps=60, rate=0.003)
+    assert after["parser"] < 0.3 * before["parser"] and after["senter"] < 0.3 * before["senter"]
+
+
+def test_what_cannot_be_learned():
+    nlp = build()
+    with pytest.raises(CorpusError, match="B243"):
+        nlp.initialize(lambda: [Example(doc_of(nlp, SENTENCES, False), doc_of(nlp, SENTENCES, False))])
