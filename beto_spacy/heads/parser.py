@@ -1,7 +1,7 @@
 """Dependencies by deep biaffine attention and the best tree: `beto_parser`.
 
-It wants sentences, as `beto_senter` finds them. The arithmetic is in `biaffine.py` and `mst.py`. Whitespace is no word of
-a tree: it hangs on the word before it.
+It wants sentences, as `beto_senter` finds them. The arithmetic is in `biaffine.py` and `mst.py`. Whitespace is no word
+of a tree: it hangs on the word before it.
 """
 
 from functools import partial
