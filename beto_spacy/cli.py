@@ -108,6 +108,18 @@ def evaluate_command(model: str, corpora: Tuple[Path, ...], output: Path, gpu: i
     click.echo(f"Report: {output / 'report.md'}")
 
 
+@main.command("calibrate")
+@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("corpora", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--gpu", default=-1, show_default=True, help="Number of the GPU; -1 for the CPU.")
+def calibrate_command(model: Path, corpora: Tuple[Path, ...], gpu: int) -> None:
+    """Calibrate the probabilities of the pipeline in the folder MODEL on the development corpora CORPORA."""
+    from .calibrate import calibrate_model
+
+    for name, chosen in calibrate_model(model, corpora, gpu=gpu).items():
+        click.echo(f"{name}: temperature {chosen:.3f}")
+
+
 @main.command("build-encoder")
 @click.argument("texts", nargs=-1, type=click.Path(path_type=Path))
 @click.argument("dest", type=click.Path(path_type=Path))

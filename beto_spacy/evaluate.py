@@ -53,6 +53,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, Collection, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple, Union
 
+import numpy
 from spacy.language import Language
 from spacy.scorer import Scorer, get_ner_prf
 from spacy.tokens import Doc, Token
@@ -458,6 +459,45 @@ def entity_scores(examples: Iterable[Example]) -> Optional[Scores]:
     return _table(correct, predicted, gold) if annotated else None
 
 
+def entity_calibration(examples: Iterable[Example], *, n_bins: int = 10) -> Optional[Scores]:
+    """Compare how sure the pipeline is of entities with how often it's right.
+
+    The expected calibration error (Guo et al. 2017) is the mean difference of the two over bins of like confidence,
+    weighted by the entities in each. All entities that were found count, also those too unsure to be set.
+
+    RETURNS: ``expected_calibration_error``, ``entities``, and ``bins``: for each that has any, its ``entities``, their
+        mean ``confidence`` and their ``precision``; None if no document says how sure it is.
+    """
+    confidences: List[float] = []
+    right: List[bool] = []
+    for example in examples:
+        if not _has_layer(example.reference, "entities"):
+            continue
+        to_gold, _ = _links(example)
+        known = {token.i for token in example.reference if token.ent_iob != 0}
+        spans = {(ent.start_char, ent.end_char, ent.label_) for ent in example.reference.ents}
+        for group in example.predicted.spans.values():
+            for span, confidence in zip(group, group.attrs.get("confidences", ())):
+                if any(known.intersection(to_gold[token.i]) for token in span):
+                    confidences.append(confidence)
+                    right.append((span.start_char, span.end_char, span.label_) in spans)
+    if not confidences:
+        return None
+    which = numpy.minimum((numpy.asarray(confidences) * n_bins).astype(int), n_bins - 1)
+    bins = []
+    for number in numpy.unique(which):
+        inside = which == number
+        bins.append(
+            {
+                "entities": int(inside.sum()),
+                "confidence": float(numpy.asarray(confidences)[inside].mean()),
+                "precision": float(numpy.asarray(right)[inside].mean()),
+            }
+        )
+    error = sum(b["entities"] * abs(b["confidence"] - b["precision"]) for b in bins) / len(confidences)
+    return {"expected_calibration_error": error, "entities": len(confidences), "bins": bins}
+
+
 def _tag(token: Token) -> str:
     return f"{token.ent_iob_}-{token.ent_type_}" if token.ent_iob_ in ("B", "I") else "O"
 
@@ -803,6 +843,9 @@ def score_docs(
     if spans is not None and tags is not None:
         documents = sum(_has_layer(doc, "entities") for doc in gold)
         entities = {"documents": documents, "spans": spans, "tags": tags}
+        calibration = entity_calibration(examples)
+        if calibration is not None:
+            entities["calibration"] = calibration
     categories: Scores = {}
     for name, group in groups.items() if "categories" in both else ():
         found = category_scores(examples, labels=group.labels, exclusive=group.exclusive)
@@ -1225,6 +1268,9 @@ def headlines(entry: Scores) -> List[Tuple[str, str, Optional[float]]]:
                 found.append((f"{measure.upper()} {key.replace('_', ' ')}", "F1", score))
     if entry["entities"]:
         found.append(("Entities", "micro F1", entry["entities"]["spans"]["micro"]["f1"]))
+        if "calibration" in entry["entities"]:
+            error = entry["entities"]["calibration"]["expected_calibration_error"]
+            found.append(("Confidence of entities", "calibration error", error))
     for name, group in entry["categories"].items():
         found.append((f"Categories ({name})", "macro F1", group["macro"]["f1"]))
     return found
@@ -1319,6 +1365,14 @@ def _render_corpus(entry: Scores) -> List[str]:
         lines += _table_grid("Type", entities["spans"])
         lines += ["### Entity tags", "", f"Token by token; accuracy {_percent(entities['tags']['accuracy'])}.", ""]
         lines += _table_grid("Tag", entities["tags"])
+        if "calibration" in entities:
+            error = _percent(entities["calibration"]["expected_calibration_error"])
+            lines += ["### Confidence of entities", "", f"Expected calibration error {error}.", ""]
+            rows = [
+                (b["entities"], _percent(b["confidence"]), _percent(b["precision"]))
+                for b in entities["calibration"]["bins"]
+            ]
+            lines += _grid(["Entities", "Mean confidence", "Precision"], rows)
     for name, group in entry["categories"].items():
         lines += [f"### Categories: {name}", "", *_render_categories(group)]
     if entry["conll18"]:

@@ -28,7 +28,7 @@ LAYERS = [
         "masked",
     },
     {"pretrain", "annotate", "project"},
-    {"evaluate", "benchmark"},
+    {"evaluate", "benchmark", "calibrate"},
     {"compare"},
     {"cli"},
 ]

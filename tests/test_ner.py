@@ -6,11 +6,13 @@ import numpy
 import pytest
 import spacy
 import torch
-from spacy.tokens import Doc, Span
+from spacy.tokens import Doc, Span, SpanGroup
 from spacy.training import Example
 from thinc.api import Adam
 
-from beto_spacy.errors import CorpusError, EncoderError
+from beto_spacy.calibrate import calibrate_model
+from beto_spacy.errors import CorpusError, EncoderError, ProjectError
+from beto_spacy.evaluate import entity_calibration
 from beto_spacy.heads import crf
 from beto_spacy.heads.ner import BetoEntityRecognizer, _lowest
 
@@ -262,3 +264,34 @@ def test_labels_are_settled_by_initialization():
         other.initialize(lambda: [example(other, "Nada de nada .", [])])
     with pytest.raises(CorpusError, match="B240"):
         build(min_confidence=2.0)
+
+
+def test_a_pipeline_is_calibrated_in_its_place(trained, tmp_path):
+    trained.to_disk(tmp_path / "model")
+    (tmp_path / "dev.iob").write_text("Pedro B-PER\nviaja O\na O\nLima B-PER\n. O\n\nHoy O\nno O\n", encoding="utf8")
+    chosen = calibrate_model(tmp_path / "model", [tmp_path / "dev.iob"])
+    assert chosen["ner"] > 1.0  # it was too sure of Lima
+    other = spacy.load(tmp_path / "model")
+    assert other.get_pipe("ner").cfg["temperature"] == pytest.approx(chosen["ner"])
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["dev.iob", "model"]
+    with pytest.raises(ProjectError, match="B550"):
+        calibrate_model(tmp_path, [tmp_path / "dev.iob"])
+    spacy.blank("es").to_disk(tmp_path / "blank")
+    with pytest.raises(ProjectError, match="B551"):
+        calibrate_model(tmp_path / "blank", [tmp_path / "dev.iob"])
+
+
+def test_the_calibration_error_by_hand():
+    nlp = spacy.blank("es")
+    gold = doc_of(nlp, "a b c d e f")
+    gold.set_ents([Span(gold, 0, 1, label="X"), Span(gold, 2, 3, label="X")], default="outside")
+    predicted = doc_of(nlp, "a b c d e f")
+    group = SpanGroup(predicted, name="entities", attrs={"confidences": [0.95, 0.92, 0.55, 0.41]})
+    group.extend([Span(predicted, i, i + 1, label="X") for i in (0, 1, 2, 3)])
+    predicted.spans["entities"] = group
+    found = entity_calibration([Example(predicted, gold)])
+    # Bins: 0.9 to 1 has 0.95 (right) and 0.92 (wrong), 0.5 to 0.6 one that is right, 0.4 to 0.5 one that is wrong.
+    expected = (2 * abs(0.935 - 0.5) + abs(0.55 - 1.0) + abs(0.41 - 0.0)) / 4
+    assert found["expected_calibration_error"] == pytest.approx(expected)
+    assert [b["entities"] for b in found["bins"]] == [1, 1, 2]
+    assert entity_calibration([Example(doc_of(nlp, "a"), doc_of(nlp, "a"))]) is None

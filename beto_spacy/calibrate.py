@@ -1,0 +1,43 @@
+"""Settling what a trained pipeline is unsure of on development data: the temperature of its probabilities.
+
+A component that can be calibrated has a method `calibrate`, which takes examples and returns what it chose.
+"""
+
+from pathlib import Path
+from typing import Any, Dict, Sequence, Union
+
+from spacy.tokens import Doc
+from spacy.training import Example
+
+from .annotate import load_pipeline
+from .corpus import load_docs
+from .errors import ProjectError
+from .files import new_folder
+
+
+def calibrate_model(model: Union[str, Path], corpora: Sequence[Union[str, Path]], *, gpu: int = -1) -> Dict[str, Any]:
+    """Calibrate the components of a pipeline that can be, on development corpora, and save it in its place.
+
+    model: The folder of a trained pipeline.
+    corpora: `.spacy` files, folders of them, or any format that `load_docs` reads.
+    gpu: Number of the GPU; -1 for the CPU.
+    Returns what each component chose, by its name. Raises ProjectError if the pipeline isn't a folder that can be
+    loaded or has no such component, CorpusError if a corpus can't be read or lacks a layer.
+    """
+    if not (Path(model) / "meta.json").is_file():
+        raise ProjectError("B550", "There is no trained pipeline.", "Give the folder of one.", path=model)
+    nlp = load_pipeline(model, gpu=gpu)
+    if not any(hasattr(pipe, "calibrate") for _, pipe in nlp.pipeline):
+        raise ProjectError(
+            "B551", f"None of {', '.join(nlp.pipe_names)} can be calibrated.", "Train one that can, such as beto_ner."
+        )
+    golds = [doc for path in corpora for doc in load_docs(path, nlp)]
+    docs = [Doc(nlp.vocab, words=[t.text for t in gold], spaces=[bool(t.whitespace_) for t in gold]) for gold in golds]
+    chosen = {}
+    for name, pipe in nlp.pipeline:
+        if hasattr(pipe, "calibrate"):
+            chosen[name] = pipe.calibrate([Example(doc, gold) for doc, gold in zip(docs, golds)])
+        docs = list(pipe.pipe(docs, batch_size=nlp.batch_size)) if hasattr(pipe, "pipe") else list(map(pipe, docs))
+    with new_folder(model) as part:
+        nlp.to_disk(part)
+    return chosen
