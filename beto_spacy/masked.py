@@ -150,6 +150,14 @@ def to_tensors(batch: Dict[str, numpy.ndarray]) -> Dict[str, torch.Tensor]:
     return {name: torch.from_numpy(array) for name, array in batch.items()}
 
 
+def cut_positions(model: Any, length: int) -> None:
+    """Have a BERT take sequences of a length at most: positions beyond that know nothing if it never saw them."""
+    embeddings = model.get_submodule("bert.embeddings")
+    weight = embeddings.position_embeddings.weight[:length].detach().clone()
+    embeddings.position_embeddings = torch.nn.Embedding.from_pretrained(weight, freeze=False)
+    model.config.max_position_embeddings = length
+
+
 def predict_masked(
     model: Any, masked: MaskedPositions, inputs: Dict[str, torch.Tensor]
 ) -> Tuple[torch.Tensor, Optional[torch.Tensor]]:

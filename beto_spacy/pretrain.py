@@ -48,6 +48,7 @@ from .files import new_folder, write_json
 from .masked import (
     MaskedPositions,
     build_masked_model,
+    cut_positions,
     load_masked_model,
     predict_masked,
     score_masked,
@@ -270,7 +271,8 @@ def pretrain(
     held_out: Text on which the loss is watched; early stopping needs it, and then the best state is kept.
     start: The encoder to go on with: a folder, an embedded name or a hub name; its tokenizer and size are kept.
     tokenizer: Of an encoder that is built, a fast one of transformers.
-    size, objective, training: See there.
+    size, objective, training: See there. Of an encoder that is built, only the positions are saved that it was trained
+        on: it takes sequences as long as the longest of the training.
     run: The folder for checkpoints and logs; by default beside ``dest``, named ``<dest>.run``.
     cache: The folder for the tokenized texts, which several runs may share; by default ``cache`` in that of the run.
     half: Save the weights in fp16, half as large.
@@ -344,6 +346,9 @@ def pretrain(
     report.update(outcome)
     if arguments.process_index == 0:
         model.config.update(stated)
+        if start is None and longest < size.max_length:
+            cut_positions(model, longest)
+            tokenizer.model_max_length = longest
         write_checkpoint(Checkpoint(model.half() if half else model, tokenizer), dest)
         write_json(report, run / "report.json")
     return report

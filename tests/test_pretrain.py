@@ -103,7 +103,9 @@ def test_the_encoder_is_an_ordinary_folder_that_all_load(text, tokenizer, tmp_pa
         assert {file.get_tensor(key).dtype for key in file.keys()} == {torch.float16}  # noqa: SIM118
     guesses = pipeline("fill-mask", str(tmp_path / "e"))("María vive en [MASK].")
     assert len(guesses) == 5 and guesses[0]["score"] >= guesses[4]["score"] > 0
-    assert AutoModel.from_pretrained(tmp_path / "e").config.hidden_size == 32
+    config = AutoModel.from_pretrained(tmp_path / "e").config
+    assert config.hidden_size == 32 and config.max_position_embeddings == 32  # as long as what it was trained on
+    assert AutoTokenizer.from_pretrained(tmp_path / "e").model_max_length == 32
     assert load_checkpoint(tmp_path / "e").model.config.num_hidden_layers == 1
     model = {"@architectures": "beto_spacy.Encoder.v1", "name": str(tmp_path / "e")}
     nlp = spacy.blank("es")
@@ -361,7 +363,7 @@ def test_the_pseudo_perplexity_is_that_of_hiding_each_wordpiece(text, tokenizer,
     pretrain([text], tmp_path / "e", tokenizer=tokenizer, size=TINY, training=QUICK)
     one = tmp_path / "one.txt"
     one.write_text("La Universidad de Salamanca firmaría acuerdos.\n", encoding="utf8")
-    scores = evaluate_encoder(tmp_path / "e", [one], length=64)["one"]
+    scores = evaluate_encoder(tmp_path / "e", [one], length=32)["one"]
     model = load_masked_model(tmp_path / "e").model.eval()
     ids = tokenizer(one.read_text(encoding="utf8").strip())["input_ids"]
     pieces = tokenizer.convert_ids_to_tokens(ids)

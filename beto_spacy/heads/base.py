@@ -3,6 +3,7 @@
 A head states how many classes its labels make, what is annotated in an example, and its loss; see `TorchHead`.
 """
 
+from itertools import islice
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Tuple, Union
 
@@ -95,7 +96,7 @@ class TorchHead(TrainablePipe):
                 f"The corpus has nothing for '{self.name}' to learn.",
                 "Train with a corpus that has its layer, or take the component out of nlp.pipeline.",
             )
-        docs = [example.x for example, _ in zip(get_examples(), range(10)) if len(example.x)]
+        docs = list(islice((example.x for example in get_examples() if len(example.x)), 10))
         layer = self.model.get_ref("output_layer")
         layer.set_dim("nO", self.n_classes(), force=True)
         self.model.initialize(X=docs)
