@@ -62,8 +62,8 @@ class Size:
     initializer_range: float = 0.02
 
 
-def bert_config(tokenizer: PreTrainedTokenizerFast, size: Size) -> BertConfig:
-    """Make the config of a BERT. Raises EncoderError for a size that can't be."""
+def check_size(size: Size) -> None:
+    """Raise EncoderError for a size that can't be."""
     if min(size.layers, size.width, size.heads) < 1 or size.max_length < 3:
         raise EncoderError(
             "B327",
@@ -77,6 +77,11 @@ def bert_config(tokenizer: PreTrainedTokenizerFast, size: Size) -> BertConfig:
             f"A width of {size.width} can't be shared by {size.heads} attention heads.",
             "Make it a multiple of them.",
         )
+
+
+def bert_config(tokenizer: PreTrainedTokenizerFast, size: Size) -> BertConfig:
+    """Make the config of a BERT. Raises EncoderError for a size that can't be."""
+    check_size(size)
     return BertConfig(
         vocab_size=1 + max(tokenizer.get_vocab().values()),  # a word that a vocab.txt has twice leaves a number free
         hidden_size=size.width,

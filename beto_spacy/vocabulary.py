@@ -20,6 +20,7 @@ from .checkpoint import (
     Size,
     bert_config,
     check_place,
+    check_size,
     load_tokenizer,
     make_config,
     quiet_hub,
@@ -153,13 +154,14 @@ def build_encoder(
             tokenizer = load_tokenizer(source, config)
         config.pad_token_id = tokenizer.pad_token_id
     else:
+        size = Size(layers=layers, width=width, heads=heads, max_length=max_length, dropout=dropout)
+        check_size(size)
         if vocabulary is not None:
             tokenizer = load_vocabulary(vocabulary)
         elif texts:
             tokenizer = train_vocabulary(Texts(texts), size=vocabulary_size)
         else:
             raise EncoderError("B325", "An encoder needs a vocabulary.", "Give texts to train one on, or a vocab.txt.")
-        size = Size(layers=layers, width=width, heads=heads, max_length=max_length, dropout=dropout)
         config = bert_config(tokenizer, size)
         tokenizer.model_max_length = max_length
     with torch.random.fork_rng(devices=[]):
