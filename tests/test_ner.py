@@ -199,7 +199,7 @@ def test_calibration_finds_the_temperature(trained):
     potentials = crf.Potentials(emissions[None], starts, transitions, torch.tensor([len(doc)]))
     drawn = []
     chance = numpy.random.default_rng(0)
-    for _ in range(120):  # token by token, given those before
+    for _ in range(40):  # token by token, given those before
         possible = torch.ones(emissions.shape, dtype=torch.bool)
         hot = potentials.scaled(3.0)
         for i in range(len(doc)):
@@ -213,7 +213,7 @@ def test_calibration_finds_the_temperature(trained):
         gold = doc.copy()
         gold.set_ents([Span(gold, a, b + 1, label=pipe.labels[n]) for _, a, b, n in spans.tolist()], default="outside")
         drawn.append(Example(doc.copy(), gold))
-    assert pipe.calibrate(drawn) == pytest.approx(3.0, rel=0.2)
+    assert pipe.calibrate(drawn) == pytest.approx(3.0, rel=0.35)
     assert pipe.cfg["temperature"] == pipe.calibrate(drawn)
     with pytest.raises(CorpusError, match="B244"):
         pipe.calibrate([Example(doc.copy(), doc.copy())])
