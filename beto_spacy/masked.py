@@ -229,7 +229,7 @@ def evaluate_encoder(
     name: Union[str, Path],
     texts: Sequence[Union[str, Path]],
     *,
-    length: int = 128,
+    length: Optional[int] = None,
     mask_rate: float = 0.15,
     perplexity_sequences: int = 16,
     batch_size: int = 32,
@@ -239,7 +239,7 @@ def evaluate_encoder(
 
     name: An encoder with its prediction head: a folder, an embedded name or a hub name.
     texts: Held-out texts, a file a register; names or patterns.
-    length: Wordpieces a sequence, special tokens included.
+    length: Wordpieces a sequence, special tokens included; by default 128, or fewer if the encoder takes no more.
     mask_rate: Part of the wordpieces that are masked at once for the accuracies.
     perplexity_sequences: Sequences of each text that the pseudo-perplexity is measured on, evenly spread.
     seed: Of the masks.
@@ -251,6 +251,8 @@ def evaluate_encoder(
     """
     model, tokenizer = load_masked_model(name)
     vocabulary = describe_vocabulary(tokenizer)
+    if length is None:
+        length = min(128, sequence_limit(model))
     if length > sequence_limit(model):
         raise EncoderError(
             "B632", f"Sequences of {length} don't fit the encoder.", f"Give {sequence_limit(model)} or fewer."
