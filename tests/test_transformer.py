@@ -405,7 +405,7 @@ def test_scaled_gradients_of_several_runs_add_up(encoders):
     shim._grad_scaler = Scaler()
     taken = {}
 
-    def optimizer(key, weights, gradient):
+    def optimizer(key, weights, gradient, *, lr_scale=1.0):
         taken[key[1]] = gradient.copy()
         return weights, gradient
 
