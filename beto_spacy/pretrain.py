@@ -257,7 +257,6 @@ def pretrain(
     run: Optional[Union[str, Path]] = None,
     cache: Optional[Union[str, Path]] = None,
     half: bool = False,
-    embeddings: Optional[numpy.ndarray] = None,
     seed: int = 0,
     restart: bool = False,
 ) -> Dict[str, Any]:
@@ -276,7 +275,6 @@ def pretrain(
     run: The folder for checkpoints and logs; by default beside ``dest``, named ``<dest>.run``.
     cache: The folder for the tokenized texts, which several runs may share; by default ``cache`` in that of the run.
     half: Save the weights in fp16, half as large.
-    embeddings: Start values of the wordpieces' embeddings of an encoder that is built. *Shape:* (vocabulary, width)
     seed: Of weights, order, masks and pairs.
     restart: Forget the checkpoints of an earlier run.
     Returns what was trained and how it went: steps, wordpieces, wordpieces a second, held-out loss and accuracy.
@@ -296,9 +294,6 @@ def pretrain(
         model, tokenizer = checkpoint.model, checkpoint.tokenizer
     else:
         model = build_masked_model(tokenizer, size, next_sentence=pairs, seed=seed)
-        if embeddings is not None:
-            with torch.no_grad():
-                model.get_input_embeddings().weight[: len(embeddings)] = torch.from_numpy(embeddings)
     stated = _set_dropout(model, training.dropout)
     tokenizer.model_max_length = sequence_limit(model)
     longest = max(length for length, _ in parse_lengths(training.lengths))

@@ -16,7 +16,6 @@ from .errors import EncoderError, FormatError
 from .files import new_folder, write_json
 from .texts import read_documents
 
-IGNORED = -100
 _TOKENS, _DOCUMENTS, _META = "wordpieces.bin", "documents.npy", "meta.json"
 _PARAGRAPHS_A_BATCH = 4_000
 #: Sequences are padded to this length or a power of two above it, so that a compiled encoder sees few shapes.
