@@ -20,6 +20,20 @@ from ..errors import CorpusError
 from .layer import Outputs, build_module
 
 
+def default_model(architecture: str, **settings: Any) -> Dict[str, Any]:
+    """The config of a head's model that reads the shared encoder, the mean of each token's wordpieces.
+
+    architecture: Its registered name.
+    settings: Its own.
+    """
+    listener = {
+        "@architectures": "beto_spacy.Listener.v1",
+        "grad_factor": 1.0,
+        "pooling": {"@layers": "reduce_mean.v1"},
+    }
+    return {"@architectures": architecture, **settings, "learn_rate_factor": 1.0, "tok2vec": listener}
+
+
 class TorchHead(TrainablePipe):
     """A pipe with a torch module on token vectors, made by `layer.make_torch_layer`.
 

@@ -13,26 +13,16 @@ from spacy.attrs import ENT_IOB, IS_PUNCT, SENT_START
 from spacy.language import Language
 from spacy.tokens import Doc, Span, SpanGroup
 from spacy.training import Example
-from thinc.api import Config, Model
+from thinc.api import Model
 from thinc.types import Floats2d
 
 from ..errors import CorpusError
 from ..windows import INSIDE_TOKEN, PUNCTUATION, SENTENCE, TOKEN, cut_windows, length_buckets
 from . import crf
-from .base import TorchHead
+from .base import TorchHead, default_model
 from .layer import Outputs, make_torch_layer
 
-_DEFAULT_MODEL = Config().from_str("""
-[model]
-@architectures = "beto_spacy.CRF.v1"
-dropout = 0.1
-learn_rate_factor = 1.0
-
-[model.tok2vec]
-@architectures = "beto_spacy.Listener.v1"
-grad_factor = 1.0
-pooling = {"@layers":"reduce_mean.v1"}
-""")["model"]
+_DEFAULT_MODEL = default_model("beto_spacy.CRF.v1", dropout=0.1)
 #: Tokens of a sequence of the random field at most; a longer document is cut where a sentence ends.
 _MOST_TOKENS = 2_000
 #: Padded tokens that are worked on at once.

@@ -13,29 +13,17 @@ from spacy.attrs import DEP, HEAD
 from spacy.language import Language
 from spacy.tokens import Doc
 from spacy.training import Example
-from thinc.api import Config, Model
+from thinc.api import Model
 from thinc.types import Floats2d
 
 from ..errors import CorpusError
 from ..windows import length_buckets
-from .base import TorchHead
+from .base import TorchHead, default_model
 from .biaffine import BiaffineProjections, Projections, score_arcs, score_labels, tree_loss
 from .layer import Outputs, make_torch_layer
 from .mst import best_trees
 
-_DEFAULT_MODEL = Config().from_str("""
-[model]
-@architectures = "beto_spacy.Biaffine.v1"
-arc_width = 256
-label_width = 96
-dropout = 0.2
-learn_rate_factor = 1.0
-
-[model.tok2vec]
-@architectures = "beto_spacy.Listener.v1"
-grad_factor = 1.0
-pooling = {"@layers":"reduce_mean.v1"}
-""")["model"]
+_DEFAULT_MODEL = default_model("beto_spacy.Biaffine.v1", arc_width=256, label_width=96, dropout=0.2)
 #: Words of a sentence at most; a longer one is cut into several.
 _MOST_WORDS = 1_000
 #: Padded words, and padded pairs of words, that are worked on at once.

@@ -10,23 +10,13 @@ from spacy.language import Language
 from spacy.scorer import Scorer
 from spacy.tokens import Doc
 from spacy.training import Example
-from thinc.api import Config, Model
+from thinc.api import Model
 from thinc.types import Floats2d
 
-from .base import TorchHead
+from .base import TorchHead, default_model
 from .layer import Outputs, make_torch_layer
 
-_DEFAULT_MODEL = Config().from_str("""
-[model]
-@architectures = "beto_spacy.TokenScore.v1"
-dropout = 0.1
-learn_rate_factor = 1.0
-
-[model.tok2vec]
-@architectures = "beto_spacy.Listener.v1"
-grad_factor = 1.0
-pooling = {"@layers":"reduce_mean.v1"}
-""")["model"]
+_DEFAULT_MODEL = default_model("beto_spacy.TokenScore.v1", dropout=0.1)
 
 
 class TokenScore(torch.nn.Module):
