@@ -8,6 +8,7 @@ untrained.
 import os
 import statistics
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any, Dict, List, Sequence, Union
 
@@ -19,6 +20,7 @@ from spacy.training import Example
 from thinc.api import fix_random_seed
 
 from .checkpoint import resolve_encoder
+from .encoder import make_batches
 from .errors import ProjectError
 
 POOLING = {"@layers": "reduce_mean.v1"}
@@ -75,12 +77,12 @@ def make_pipeline(encoder: str, texts: Sequence[str], *, stock: bool, heads: boo
     texts: Some texts to make labels for the heads.
     stock: With spacy-transformers' component instead of ours.
     heads: With tagger, morphologizer, lemmatizer, parser and entities; otherwise only the encoder.
-    model: Settings of our encoder, such as ``batch_wordpieces``.
+    model: Settings of the encoder, such as ``batch_wordpieces`` for ours.
     """
     fix_random_seed(0)
     nlp = spacy.blank("es")
     if stock:
-        nlp.add_pipe("transformer", config={"model": {**STOCK, "name": resolve_encoder(encoder)}})
+        nlp.add_pipe("transformer", config={"model": {**STOCK, "name": resolve_encoder(encoder), **model}})
     else:
         architecture = {"@architectures": "beto_spacy.Encoder.v1", "name": encoder, **model}
         nlp.add_pipe("beto_transformer", name="transformer", config={"model": architecture})
@@ -114,29 +116,60 @@ def read_lines(paths: Sequence[Union[str, Path]], *, limit: int) -> List[str]:
 
 
 def compare(
-    encoder: str, texts: Sequence[str], *, runs: int = 5, heads: bool = True, batch_wordpieces: int = 512
+    encoder: str,
+    texts: Sequence[str],
+    *,
+    runs: int = 5,
+    heads: bool = True,
+    batch_wordpieces: int = 512,
+    batch_size: int = 256,
+    precision: str = "fp32",
+    gpu_id: int = -1,
 ) -> Dict[str, Any]:
-    """Measure words a second of the stock component and ours, alternately.
+    """Measure words a second of the stock component, ours, and the bare encoder, alternately.
 
+    The bare encoder is the limit: our batches of all the texts, prepared beforehand, and nothing but the torch module.
+
+    batch_wordpieces: Of our encoder and the bare one.
+    batch_size: Documents that the pipelines buffer.
+    precision: ``bf16`` or ``fp16`` for autocast on a GPU, in all three; the stock component knows only ``fp16``.
+    gpu_id: Of the GPU; -1 for the CPU.
     Returns the figures: words, words a second of each (median, lowest, highest), and the median of the ratios by
-    pair of runs. Words are spaCy's tokens. Raises ProjectError for less than one run.
+    pair of runs. Words are spaCy's tokens. Raises ProjectError for less than one run, or a GPU that isn't there.
     """
     if runs < 1:
         raise ProjectError("B518", f"There is nothing to measure in {runs} runs.", "Ask for 1 or more.")
+    if gpu_id >= 0:
+        if not torch.cuda.is_available():
+            raise ProjectError("B522", f"There is no GPU {gpu_id}.", "Measure on the CPU: --gpu-id -1.")
+        spacy.require_gpu(gpu_id)
+    ours = {"batch_wordpieces": batch_wordpieces, "precision": precision}
     pipelines = {
-        "stock": make_pipeline(encoder, texts[:50], stock=True, heads=heads),
-        "ours": make_pipeline(encoder, texts[:50], stock=False, heads=heads, batch_wordpieces=batch_wordpieces),
+        "stock": make_pipeline(encoder, texts[:50], stock=True, heads=heads, mixed_precision=precision != "fp32"),
+        "ours": make_pipeline(encoder, texts[:50], stock=False, heads=heads, **ours),
     }
-    words = sum(len(pipelines["ours"].make_doc(text)) for text in texts)
-    speeds: Dict[str, List[float]] = {name: [] for name in pipelines}
+    model = pipelines["ours"].get_pipe("transformer").model
+    docs = [pipelines["ours"].make_doc(text) for text in texts]
+    batches = make_batches(model, docs).padded
+    words = sum(map(len, docs))
+
+    def pipe(name: str) -> None:
+        for _ in pipelines[name].pipe(texts, batch_size=batch_size):
+            pass
+
+    measured = {"stock": partial(pipe, "stock"), "ours": partial(pipe, "ours")}
+    measured["bare"] = lambda: model.shims[0].predict(batches)
+    speeds: Dict[str, List[float]] = {name: [] for name in measured}
     for run in range(runs + 1):  # the first warms up
-        for name, nlp in pipelines.items():
+        for name, once in measured.items():
             start = time.perf_counter()
-            for _ in nlp.pipe(texts):
-                pass
+            once()
+            if gpu_id >= 0:
+                torch.cuda.synchronize(gpu_id)
             if run:
                 speeds[name].append(words / (time.perf_counter() - start))
     ratios = [ours / stock for stock, ours in zip(speeds["stock"], speeds["ours"])]
+    shares = [ours / bare for bare, ours in zip(speeds["bare"], speeds["ours"])]
     figures: Dict[str, Any] = {
         name: {"median": statistics.median(s), "lowest": min(s), "highest": max(s)} for name, s in speeds.items()
     }
@@ -145,10 +178,15 @@ def compare(
         "heads": heads,
         "texts": len(texts),
         "words": words,
+        "device": torch.cuda.get_device_name(gpu_id) if gpu_id >= 0 else "CPU",
+        "precision": precision,
+        "batch_wordpieces": batch_wordpieces,
+        "batch_size": batch_size,
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
         "runs": runs,
         **figures,
+        "share_of_bare": statistics.median(shares),
         "ratio": {"median": statistics.median(ratios), "lowest": min(ratios), "highest": max(ratios)},
     }
 
@@ -157,17 +195,19 @@ def render_comparison(result: Dict[str, Any]) -> str:
     """Lay out what `compare` measured as Markdown."""
     lines = [
         f"{result['texts']} texts, {result['words']} words, {result['runs']} alternated runs, "
-        f"{result['threads']} threads, fp32 CPU, {'encoder and heads' if result['heads'] else 'encoder only'}",
+        f"{result['threads']} threads, {result['precision']} {result['device']}, {'encoder and heads' if result['heads'] else 'encoder only'}",
         "",
         "| component | words a second (median) | lowest | highest |",
         "| --- | ---: | ---: | ---: |",
     ]
-    for name, label in (("stock", "spacy-transformers, strided spans 128/96"), ("ours", "beto_transformer")):
+    labels = {"stock": "spacy-transformers, strided spans 128/96", "ours": "beto_transformer", "bare": "bare encoder"}
+    for name, label in labels.items():
         figures = result[name]
         lines.append(f"| {label} | {figures['median']:.0f} | {figures['lowest']:.0f} | {figures['highest']:.0f} |")
     ratio = result["ratio"]
     lines += [
         "",
-        f"Ratio, run by run: {ratio['median']:.2f} (lowest {ratio['lowest']:.2f}, highest {ratio['highest']:.2f})",
+        f"Ours to stock, run by run: {ratio['median']:.2f} (lowest {ratio['lowest']:.2f}, highest "
+        f"{ratio['highest']:.2f}); to the bare encoder: {result['share_of_bare']:.2f}",
     ]
     return "\n".join(lines)

@@ -322,7 +322,10 @@ def show_command(model: str, text: str, gpu: int) -> None:
 @click.option("--limit", default=60, show_default=True, help="Texts at most.")
 @click.option("--runs", default=5, show_default=True, help="Alternated runs of each pipeline.")
 @click.option("--heads/--no-heads", default=True, show_default=True, help="Measure with heads, or the encoder alone.")
-@click.option("--batch-wordpieces", default=512, show_default=True)
+@click.option("--batch-wordpieces", default=512, show_default=True, help="Of our encoder; a GPU wants 16,384 or more.")
+@click.option("--batch-size", default=256, show_default=True, help="Documents that the pipelines buffer.")
+@click.option("--precision", default="fp32", show_default=True, type=click.Choice(("fp32", "bf16", "fp16")))
+@click.option("--gpu-id", default=-1, show_default=True, help="The GPU; -1 for the CPU.")
 @click.option("--output", type=click.Path(path_type=Path), help="Write the figures as JSON.")
 def benchmark_command(
     encoder: str,
@@ -331,13 +334,25 @@ def benchmark_command(
     runs: int,
     heads: bool,
     batch_wordpieces: int,
+    batch_size: int,
+    precision: str,
+    gpu_id: int,
     output: Optional[Path],
 ) -> None:
     """Compare words a second with spacy-transformers' own component on the same weights, ENCODER, over TEXTS."""
     from .benchmark import compare, read_lines, render_comparison
     from .files import write_json
 
-    result = compare(encoder, read_lines(texts, limit=limit), runs=runs, heads=heads, batch_wordpieces=batch_wordpieces)
+    result = compare(
+        encoder,
+        read_lines(texts, limit=limit),
+        runs=runs,
+        heads=heads,
+        batch_wordpieces=batch_wordpieces,
+        batch_size=batch_size,
+        precision=precision,
+        gpu_id=gpu_id,
+    )
     click.echo(render_comparison(result))
     if output is not None:
         write_json(result, output)

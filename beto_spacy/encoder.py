@@ -437,17 +437,38 @@ def _doc_data(plan: _DocPlan, features: List[Any], shim: EncoderShim, xp: Any, w
     )
 
 
+class _Batches(NamedTuple):
+    """The sequences of some documents, in padded batches.
+
+    plans: By document.
+    sequences: Of all documents.
+    buckets: The numbers of the sequences of each batch.
+    padded: Ids and mask of each batch.
+    """
+
+    plans: List[_DocPlan]
+    sequences: List[List[int]]
+    buckets: List[List[int]]
+    padded: List[Tuple[numpy.ndarray, numpy.ndarray]]
+
+
+def make_batches(model: Model[List[Doc], EncoderBatch], docs: Sequence[Doc]) -> _Batches:
+    """Encode documents as wordpieces, and put sequences of like length together."""
+    capacity = _window_size(model)
+    plans = [_plan(model, doc, capacity) for doc in docs]
+    sequences = [sequence for plan in plans for sequence in plan.sequences]
+    buckets = length_buckets([len(s) for s in sequences], model.attrs["batch_wordpieces"])
+    pad = model.shims[0].tokenizer.pad_token_id
+    return _Batches(plans, sequences, buckets, [_padded([sequences[i] for i in bucket], pad) for bucket in buckets])
+
+
 def _forward(
     model: Model[List[Doc], EncoderBatch], docs: List[Doc], is_train: bool
 ) -> Tuple[EncoderBatch, Callable[[DocGradients], List[Doc]]]:
     shim: EncoderShim = model.shims[0]
     width = model.get_dim("nO")
-    capacity = _window_size(model)
-    plans = [_plan(model, doc, capacity) for doc in docs]
-    sequences = [sequence for plan in plans for sequence in plan.sequences]
-    buckets = length_buckets([len(s) for s in sequences], model.attrs["batch_wordpieces"])
-    batches = [_padded([sequences[i] for i in bucket], shim.tokenizer.pad_token_id) for bucket in buckets]
-    outputs, backprop_batches = shim(batches, is_train)
+    plans, sequences, buckets, padded = make_batches(model, docs)
+    outputs, backprop_batches = shim(padded, is_train)
 
     features: List[Any] = [None] * len(sequences)
     for bucket, output in zip(buckets, outputs):

@@ -57,8 +57,8 @@ from .masked import (
 from .sequences import Sequences, TokenCache, Vocabulary, describe_vocabulary, identify, open_cache
 from .texts import expand
 
-#: Where the layers are inside the encoder, for compilation.
-_LAYERS = ("encoder", "transformer")
+#: Where the layers are inside the encoder, for compilation: the first that there is.
+_LAYERS = ("encoder.layer", "transformer.layer", "encoder.albert_layer_groups")
 _SETTINGS = "settings.json"
 _STATE = "trainer_state.json"
 
@@ -92,7 +92,7 @@ class Training:
     weight_decay, beta2, grad_clip: Of AdamW, and the norm that gradients are clipped to.
     dropout: In the pretraining; None for what the encoder's config states.
     precision: ``fp32``; ``bf16`` or ``fp16`` on a GPU.
-    compile: Compile the layers with torch.compile; it needs a C++ compiler.
+    compile: Compile the layers with torch.compile; it needs a C++ compiler. All sequences are padded to full length then.
     eval_every, save_every, log_every: Updates between evaluations, checkpoints and lines of the log.
     patience: Evaluations without a better held-out loss after which it stops; 0 for never.
     keep: Checkpoints that are kept.
@@ -209,6 +209,7 @@ def make_plan(
             mask_rate=objective.mask_rate,
             pairs=objective.next_sentence > 0,
             seed=seed,
+            **({"shortest": length} if training.compile else {}),  # each shape is compiled anew
         )
 
     sizes = [(length, training.batch_wordpieces // length, part) for length, part in parse_lengths(training.lengths)]
@@ -464,6 +465,7 @@ def _arguments(run: Path, training: Training, seed: int, watched: bool) -> Train
         save_steps=training.eval_every if watched and training.patience else training.save_every,
         save_total_limit=training.keep,
         logging_steps=training.log_every,
+        logging_nan_inf_filter=False,  # it would wait for the GPU at each update
         load_best_model_at_end=bool(watched and training.patience),
         metric_for_best_model="eval_loss" if watched else None,
         greater_is_better=False if watched else None,
@@ -512,13 +514,17 @@ class _Trainer(Trainer):
         """The sum over this part's words by the number of the whole batch's, and λ times the mean over its pairs."""
         labels, follows = inputs.pop("labels"), inputs.pop("next_sentence_label", None)
         scores, pair_scores = predict_masked(model, self.masked, inputs)
-        n_words = len(labels) if num_items_in_batch is None else num_items_in_batch
-        loss = F.cross_entropy(scores.float(), labels, reduction="sum") / max(1, n_words)
+        n_words = torch.as_tensor(len(labels) if num_items_in_batch is None else num_items_in_batch)
+        loss = F.cross_entropy(scores.float(), labels, reduction="sum") / n_words.clamp(min=1)  # no wait for the GPU
         if self.args.average_tokens_across_devices and num_items_in_batch is not None:
             loss = loss * self.args.world_size  # the gradients of the processes are averaged
         if follows is not None:
             loss = loss + self.next_sentence * F.cross_entropy(pair_scores.float(), follows) / self.training.accumulate
         return loss
+
+    def _prepare_inputs(self, inputs: Dict[str, Any]) -> Dict[str, Any]:
+        """Move a batch to the device, from pinned memory and without waiting for it."""
+        return {name: tensor.to(self.args.device, non_blocking=True) for name, tensor in inputs.items()}
 
     def evaluate(self, *args: Any, **kwargs: Any) -> Dict[str, float]:
         """Measure the loss on held-out text; each process does so for all of it."""
@@ -637,9 +643,11 @@ def _make_trainer(
 
 
 def _compile(model: Any) -> None:
-    """Have the layers compiled, for each length of sequences there is."""
+    """Have the layers compiled, for each length of sequences there is; what is compiled for one layer serves all."""
     base = getattr(model, model.base_model_prefix)
-    next(layers for name in _LAYERS if (layers := getattr(base, name, None)) is not None).compile(dynamic=False)
+    modules = dict(base.named_modules())
+    for layer in next(modules[name] for name in _LAYERS if name in modules):
+        layer.compile(dynamic=False)
 
 
 def pretrain_from_config(

@@ -18,8 +18,6 @@ from .texts import read_documents
 
 _TOKENS, _DOCUMENTS, _META = "wordpieces.bin", "documents.npy", "meta.json"
 _PARAGRAPHS_A_BATCH = 4_000
-#: Sequences are padded to this length or a power of two above it, so that a compiled encoder sees few shapes.
-_SHORTEST = 32
 
 
 class Vocabulary(NamedTuple):
@@ -236,6 +234,7 @@ class Sequences:
         and every other second part comes from another document.
     seed: Of the order, the masks and the pairs.
     shuffled: In an order by chance, or as in the corpus.
+    shortest: Batches are padded to this length or a power of two above it, so that a compiled encoder sees few shapes.
     Raises EncoderError for settings that can't be, FormatError for pairs of a corpus of one document.
     """
 
@@ -250,6 +249,7 @@ class Sequences:
         pairs: bool = False,
         seed: int = 0,
         shuffled: bool = True,
+        shortest: int = 32,
     ):
         if length < 8 or not 0 < mask_rate < 1 or batch_size < 1:
             raise EncoderError(
@@ -259,6 +259,7 @@ class Sequences:
             )
         self.vocabulary, self.length, self.batch_size = vocabulary, length, batch_size
         self.mask_rate, self.pairs, self.seed, self.shuffled = mask_rate, pairs, seed, shuffled
+        self.shortest = shortest
         self.tokens = cache.tokens
         self.spans, self.documents = pack(cache, vocabulary.continues, length - (3 if pairs else 2))
         if pairs and len(cache.documents) < 3:
@@ -317,7 +318,7 @@ class Sequences:
                 types.append(len(rows[-1]))
             draws.append(chance.random((3, len(rows[-1]))))
         longest = max(map(len, rows))
-        longest = min(self.length, max(_SHORTEST, 1 << (longest - 1).bit_length()))
+        longest = min(self.length, max(self.shortest, 1 << (longest - 1).bit_length()))
         shape = (len(rows), longest)
         ids, mask = numpy.full(shape, voc.pad, dtype="i8"), numpy.zeros(shape, dtype="i8")
         type_ids, draw = numpy.zeros(shape, dtype="i8"), numpy.ones((3, *shape))
