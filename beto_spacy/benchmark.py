@@ -195,7 +195,8 @@ def render_comparison(result: Dict[str, Any]) -> str:
     """Lay out what `compare` measured as Markdown."""
     lines = [
         f"{result['texts']} texts, {result['words']} words, {result['runs']} alternated runs, "
-        f"{result['threads']} threads, {result['precision']} {result['device']}, {'encoder and heads' if result['heads'] else 'encoder only'}",
+        f"{result['threads']} threads, {result['precision']} {result['device']}, "
+        f"{'encoder and heads' if result['heads'] else 'encoder only'}",
         "",
         "| component | words a second (median) | lowest | highest |",
         "| --- | ---: | ---: | ---: |",

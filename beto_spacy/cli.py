@@ -117,7 +117,8 @@ def calibrate_command(model: Path, corpora: Tuple[Path, ...], gpu: int) -> None:
     from .calibrate import calibrate_model
 
     for name, chosen in calibrate_model(model, corpora, gpu=gpu).items():
-        click.echo(f"{name}: temperature {chosen:.3f}")
+        thresholds = "".join(f", {label} from {t:.3f}" for label, t in chosen.get("thresholds", {}).items())
+        click.echo(f"{name}: temperature {chosen['temperature']:.3f}{thresholds}")
 
 
 @main.command("build-encoder")

@@ -62,6 +62,7 @@ from thinc.api import get_current_ops
 
 from .annotate import load_pipeline
 from .errors import BetoError, CorpusError, ProjectError
+from .heads.textcat import make_textcat_scorer
 
 __all__ = [
     "LAYERS",
@@ -138,10 +139,12 @@ class CategoryGroup(NamedTuple):
 
     labels: All of them.
     exclusive: One a document (the highest score), or each on its own (a threshold).
+    thresholds: By label, if they aren't exclusive; 0.5 for one that isn't there.
     """
 
     labels: Tuple[str, ...]
     exclusive: bool = True
+    thresholds: Mapping[str, float] = {}
 
 
 # --- counting ---------------------------------------------------------------------------------------------------------
@@ -542,25 +545,26 @@ def category_scores(
     *,
     labels: Optional[Sequence[str]] = None,
     exclusive: bool = True,
-    threshold: float = 0.5,
+    thresholds: Optional[Mapping[str, float]] = None,
 ) -> Optional[Scores]:
     """Compare the categories of documents.
 
     Exclusive: the label with the highest score against the gold label with the highest value; documents whose gold has
-    no label above 0 are missing, so left out. Not exclusive: every label on its own, predicted from `threshold`, in
+    no label above 0 are missing, so left out. Not exclusive: every label on its own, predicted from its threshold, in
     gold above 0; a label that a gold document doesn't name is left out there, and ``accuracy`` counts the documents
     that are right in all the labels that gold names.
 
     labels: The labels that the pipeline can predict; None: all in gold and predictions. Gold documents with other
         positive labels are counted under ``unknown``, by label.
     exclusive: One label a document, or any number.
-    threshold: From which score on a label is predicted, if they aren't exclusive.
+    thresholds: From which score on a label is predicted, if they aren't exclusive; by default 0.5.
     RETURNS: TABLE, as in the module's docstring, and ``exclusive``, ``documents``, ``left_out``, ``unknown``,
         ``accuracy``; ``confusion`` if exclusive (``rows`` are gold, ``columns`` predicted, ``counts`` row by row);
-        ``threshold`` if not. None if no gold document has any of the labels.
+        ``thresholds`` by label if not. None if no gold document has any of the labels.
     """
     if labels is None:
         labels = sorted({label for eg in examples for cats in (eg.reference.cats, eg.predicted.cats) for label in cats})
+    least = {label: (thresholds or {}).get(label, 0.5) for label in labels}
     correct: Counter = Counter()
     predicted: Counter = Counter()
     gold: Counter = Counter()
@@ -585,7 +589,7 @@ def category_scores(
             if not named:
                 continue
             positive = {label for label in named if cats[label] > 0}
-            claims = {label for label in named if scores.get(label, 0.0) >= threshold}
+            claims = {label for label in named if scores.get(label, 0.0) >= least[label]}
             gold.update(positive)
             predicted.update(claims)
             correct.update(positive & claims)
@@ -606,7 +610,7 @@ def category_scores(
         counts = [[cells[row, column] for column in columns] for row in labels]
         result["confusion"] = {"rows": list(labels), "columns": columns, "counts": counts}
     else:
-        result["threshold"] = threshold
+        result["thresholds"] = least
     return result
 
 
@@ -786,9 +790,8 @@ def spacy_scores(
         # spaCy's scorer breaks on a document without predicted categories; those are in our own table.
         named = [eg for eg in named if set(group.labels) & eg.predicted.cats.keys()]
         if named:
-            found = Scorer.score_cats(
-                named, "cats", labels=group.labels, multi_label=not group.exclusive, threshold=0.5
-            )
+            score = make_textcat_scorer(group.exclusive)
+            found = score(named, labels=group.labels, thresholds=dict(group.thresholds), threshold=0.5)
             start = f"{name}." if len(groups or {}) > 1 else ""
             scores.update({f"{start}{key}": value for key, value in found.items()})
     return scores
@@ -848,7 +851,7 @@ def score_docs(
             entities["calibration"] = calibration
     categories: Scores = {}
     for name, group in groups.items() if "categories" in both else ():
-        found = category_scores(examples, labels=group.labels, exclusive=group.exclusive)
+        found = category_scores(examples, labels=group.labels, exclusive=group.exclusive, thresholds=group.thresholds)
         if found is not None:
             categories[name] = found
     if "categories" in both and not categories:
@@ -889,7 +892,8 @@ def pipeline_layers(nlp: Language, predicted: Iterable[Doc] = ()) -> List[str]:
 def category_groups(nlp: Language, predicted: Iterable[Doc] = ()) -> Dict[str, CategoryGroup]:
     """The categories that a pipeline predicts, by component.
 
-    A component is exclusive unless the name of its factory contains ``multilabel``.
+    A component is exclusive if it says so (``exclusive``), or else unless the name of its factory contains
+    ``multilabel``; its ``thresholds`` are its own as well.
 
     nlp: The pipeline.
     predicted: Documents that it annotated: categories on them that no component declares make an exclusive group
@@ -900,7 +904,8 @@ def category_groups(nlp: Language, predicted: Iterable[Doc] = ()) -> Dict[str, C
         meta = nlp.get_pipe_meta(name)
         labels = tuple(getattr(pipe, "labels", ()))
         if "doc.cats" in meta.assigns and labels:
-            groups[name] = CategoryGroup(labels, "multilabel" not in meta.factory)
+            exclusive = getattr(pipe, "exclusive", "multilabel" not in meta.factory)
+            groups[name] = CategoryGroup(labels, exclusive, getattr(pipe, "thresholds", {}))
     known = {label for group in groups.values() for label in group.labels}
     rest = sorted({label for doc in predicted for label in doc.cats} - known)
     if rest:
@@ -1396,7 +1401,12 @@ def _render_corpus(entry: Scores) -> List[str]:
 
 
 def _render_categories(group: Scores) -> List[str]:
-    kind = "the highest score" if group["exclusive"] else f"every label from a score of {group['threshold']} on"
+    kind = "the highest score"
+    if not group["exclusive"]:
+        different = len(set(group["thresholds"].values())) > 1
+        cuts = ", ".join(f"{label} {t:.3g}" for label, t in group["thresholds"].items())
+        common = f"of {min(group['thresholds'].values())}"
+        kind = f"every label from a score {f'of its own ({cuts})' if different else common} on"
     lines = [f"By {kind}; {group['documents']} documents, {group['left_out']} without gold left out."]
     lines += [f"Accuracy {_percent(group['accuracy'])}.", ""]
     if group["unknown"]:

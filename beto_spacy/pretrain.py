@@ -92,7 +92,7 @@ class Training:
     weight_decay, beta2, grad_clip: Of AdamW, and the norm that gradients are clipped to.
     dropout: In the pretraining; None for what the encoder's config states.
     precision: ``fp32``; ``bf16`` or ``fp16`` on a GPU.
-    compile: Compile the layers with torch.compile; it needs a C++ compiler. All sequences are padded to full length then.
+    compile: Compile the layers with torch.compile; it needs a C++ compiler. All sequences are padded to full length.
     eval_every, save_every, log_every: Updates between evaluations, checkpoints and lines of the log.
     patience: Evaluations without a better held-out loss after which it stops; 0 for never.
     keep: Checkpoints that are kept.

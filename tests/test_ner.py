@@ -14,7 +14,8 @@ from beto_spacy.calibrate import calibrate_model
 from beto_spacy.errors import CorpusError, EncoderError, ProjectError
 from beto_spacy.evaluate import entity_calibration
 from beto_spacy.heads import crf
-from beto_spacy.heads.ner import BetoEntityRecognizer, _lowest
+from beto_spacy.heads.base import lowest
+from beto_spacy.heads.ner import BetoEntityRecognizer
 
 CNN = {
     "@architectures": "spacy.HashEmbedCNN.v2",
@@ -213,14 +214,14 @@ def test_calibration_finds_the_temperature(trained):
         gold = doc.copy()
         gold.set_ents([Span(gold, a, b + 1, label=pipe.labels[n]) for _, a, b, n in spans.tolist()], default="outside")
         drawn.append(Example(doc.copy(), gold))
-    assert pipe.calibrate(drawn) == pytest.approx(3.0, rel=0.35)
-    assert pipe.cfg["temperature"] == pipe.calibrate(drawn)
+    assert pipe.calibrate(drawn)["temperature"] == pytest.approx(3.0, rel=0.35)
+    assert pipe.calibrate(drawn) == {"temperature": pipe.cfg["temperature"]}
     with pytest.raises(CorpusError, match="B244"):
         pipe.calibrate([Example(doc.copy(), doc.copy())])
 
 
 def test_the_lowest_point_is_found():
-    assert _lowest(lambda x: (x - 0.7) ** 2, -1.5, 2.5) == pytest.approx(0.7, abs=1e-6)
+    assert lowest(lambda x: (x - 0.7) ** 2, -1.5, 2.5) == pytest.approx(0.7, abs=1e-6)
 
 
 def test_it_learns_with_the_shared_encoder(encoders, tmp_path):
@@ -270,9 +271,9 @@ def test_a_pipeline_is_calibrated_in_its_place(trained, tmp_path):
     trained.to_disk(tmp_path / "model")
     (tmp_path / "dev.iob").write_text("Pedro B-PER\nviaja O\na O\nLima B-PER\n. O\n\nHoy O\nno O\n", encoding="utf8")
     chosen = calibrate_model(tmp_path / "model", [tmp_path / "dev.iob"])
-    assert chosen["ner"] > 1.0  # it was too sure of Lima
+    assert chosen["ner"]["temperature"] > 1.0  # it was too sure of Lima
     other = spacy.load(tmp_path / "model")
-    assert other.get_pipe("ner").cfg["temperature"] == pytest.approx(chosen["ner"])
+    assert other.get_pipe("ner").cfg["temperature"] == pytest.approx(chosen["ner"]["temperature"])
     assert sorted(p.name for p in tmp_path.iterdir()) == ["dev.iob", "model"]
     with pytest.raises(ProjectError, match="B550"):
         calibrate_model(tmp_path, [tmp_path / "dev.iob"])

@@ -217,3 +217,20 @@ class TorchHead(TrainablePipe):
             exclude,
         )
         return self
+
+
+def lowest(function: Callable[[float], float], low: float, high: float, *, rounds: int = 40) -> float:
+    """Where a function of one number with one valley is lowest, by golden section."""
+    ratio = (5**0.5 - 1) / 2
+    left, right = high - ratio * (high - low), low + ratio * (high - low)
+    at_left, at_right = function(left), function(right)
+    for _ in range(rounds):
+        if at_left <= at_right:
+            high, right, at_right = right, left, at_left
+            left = high - ratio * (high - low)
+            at_left = function(left)
+        else:
+            low, left, at_left = left, right, at_right
+            right = low + ratio * (high - low)
+            at_right = function(right)
+    return (low + high) / 2

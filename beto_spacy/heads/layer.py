@@ -31,6 +31,7 @@ def make_torch_layer(
     build: Callable[[int, int], torch.nn.Module],
     *,
     learn_rate_factor: float = 1.0,
+    takes_lengths: bool = False,
 ) -> Model[List[Doc], Outputs]:
     """Put a torch module on top of token vectors.
 
@@ -39,13 +40,14 @@ def make_torch_layer(
     build: Makes the module, of a width of vectors and a number of classes. The module takes vectors, *shape:*
         (n_tokens, width), and gives a tuple of tensors.
     learn_rate_factor: The optimizer's rate is multiplied by it for this head.
+    takes_lengths: The module also takes the number of tokens of each document. *Shape:* (n_documents,)
     """
     layer: Model[List[Floats2d], Outputs] = Model(
         name,
         _forward,
         init=_init,
         dims={"nI": None, "nO": None},
-        attrs={"build": build},
+        attrs={"build": build, "takes_lengths": takes_lengths},
         shims=[TorchShim(learn_rate_factor=learn_rate_factor)],
     )
     model = chain(tok2vec, layer)
@@ -71,7 +73,10 @@ def _forward(
 ) -> Tuple[Outputs, Callable[[Outputs], List[Floats2d]]]:
     lengths = [len(x) for x in X]
     vectors = xp2torch(model.ops.flatten(X), requires_grad=is_train)
-    outputs, backprop_torch = model.shims[0](ArgsKwargs((vectors,), {}), is_train)
+    inputs: Tuple[torch.Tensor, ...] = (vectors,)
+    if model.attrs["takes_lengths"]:
+        inputs = (vectors, torch.tensor(lengths, device=vectors.device))
+    outputs, backprop_torch = model.shims[0](ArgsKwargs(inputs, {}), is_train)
 
     def backprop(gradients: Outputs) -> List[Floats2d]:
         kept = [(output, d) for output, d in zip(outputs, gradients.tensors) if output.requires_grad]

@@ -5,7 +5,7 @@ found never overlaps.
 """
 
 from functools import partial
-from typing import Any, Callable, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy
 import torch
@@ -19,7 +19,7 @@ from thinc.types import Floats2d
 from ..errors import CorpusError
 from ..windows import INSIDE_TOKEN, PUNCTUATION, SENTENCE, TOKEN, cut_windows, length_buckets
 from . import crf
-from .base import TorchHead, default_model
+from .base import TorchHead, default_model, lowest
 from .layer import Outputs, make_torch_layer
 
 _DEFAULT_MODEL = default_model("beto_spacy.CRF.v1", dropout=0.1)
@@ -218,11 +218,11 @@ class BetoEntityRecognizer(TorchHead):
             loss = loss + crf.negative_log_likelihood(batch.potentials, batch.possible).sum()
         return loss
 
-    def calibrate(self, examples: Iterable[Example]) -> float:
+    def calibrate(self, examples: Iterable[Example]) -> Dict[str, Any]:
         """Choose the temperature that makes the annotation of development data most probable (Guo et al. 2017).
 
         examples: Their predicted documents must carry what the model reads, such as the transformer's features.
-        Returns the temperature that later probabilities are computed with. Raises CorpusError if nothing is annotated.
+        Returns ``temperature``, by which later probabilities are computed. Raises CorpusError if nothing is annotated.
         """
         kept = [(example.predicted, gold) for example in examples if (gold := self.gold(example)) is not None]
         if not kept:
@@ -238,8 +238,8 @@ class BetoEntityRecognizer(TorchHead):
                 parts = (crf.negative_log_likelihood(b.potentials.scaled(temperature), b.possible) for b in batches)
                 return float(sum(part.sum() for part in parts))
 
-        self.cfg["temperature"] = float(numpy.exp(_lowest(loss, -1.5, 2.5)))
-        return self.cfg["temperature"]
+        self.cfg["temperature"] = float(numpy.exp(lowest(loss, -1.5, 2.5)))
+        return {"temperature": self.cfg["temperature"]}
 
 
 class _Batch(NamedTuple):
@@ -297,20 +297,3 @@ def _cut_quality(doc: Doc) -> Optional[numpy.ndarray]:
     quality[attrs[:, 0] == 1] = SENTENCE
     quality[attrs[:, 2] == 1] = INSIDE_TOKEN
     return quality
-
-
-def _lowest(function: Callable[[float], float], low: float, high: float, *, rounds: int = 40) -> float:
-    """Where a function of one number with one valley is lowest, by golden section."""
-    ratio = (5**0.5 - 1) / 2
-    left, right = high - ratio * (high - low), low + ratio * (high - low)
-    at_left, at_right = function(left), function(right)
-    for _ in range(rounds):
-        if at_left <= at_right:
-            high, right, at_right = right, left, at_left
-            left = high - ratio * (high - low)
-            at_left = function(left)
-        else:
-            low, left, at_left = left, right, at_right
-            right = low + ratio * (high - low)
-            at_right = function(right)
-    return (low + high) / 2
