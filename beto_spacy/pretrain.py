@@ -728,6 +728,8 @@ def _read_config(path: Path, overrides: Dict[str, Any]) -> Dict[str, Dict[str, A
     for section, kind in (("encoder", Size), ("objective", Objective), ("training", Training)):
         for field in dataclasses.fields(kind):
             value = config[section][field.name]
+            if field.type is str and isinstance(value, int) and not isinstance(value, bool):
+                value = config[section][field.name] = str(value)  # one length alone looks like a number
             # Whole numbers stand for fractions, and null only where it's the default's kind.
             kinds = {int: (int,), float: (int, float), str: (str,), bool: (bool,)}
             allowed = kinds.get(field.type, (int, float, type(None)))

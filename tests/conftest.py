@@ -133,6 +133,7 @@ def shared():
 
 ROOT = Path(__file__).resolve().parents[1]
 STEPS = ("convert-sample", "check", "train", "evaluate", "package")
+SHORT = ("--vars.max_steps", "6", "--vars.eval_frequency", "6")
 
 
 def run(*command, cwd, **kwargs):
@@ -153,7 +154,7 @@ def project(tmp_path_factory):
         source, dest = ROOT / name, folder / name
         shutil.copytree(source, dest) if source.is_dir() else shutil.copy(source, dest)
     for step in STEPS:
-        done = spacy_project(folder, step, "--vars.max_steps", "60", "--vars.eval_frequency", "30")
+        done = spacy_project(folder, step, *SHORT)
         assert done.returncode == 0, f"{step}:\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
     return folder
 

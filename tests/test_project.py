@@ -6,7 +6,7 @@ import zipfile
 
 import pytest
 import spacy
-from conftest import ROOT, STEPS, run, spacy_project
+from conftest import ROOT, SHORT, STEPS, run, spacy_project
 from weasel.util import get_checksum, load_project_config
 
 from beto_spacy import project as steps
@@ -36,7 +36,7 @@ def test_a_second_run_skips_what_is_done(project):
     for step in STEPS:
         if step == "check":  # it has no outputs
             continue
-        done = spacy_project(project, step, "--vars.max_steps", "60", "--vars.eval_frequency", "30")
+        done = spacy_project(project, step, *SHORT)
         assert done.returncode == 0 and "nothing changed" in done.stdout, step
 
 
