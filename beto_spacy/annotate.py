@@ -1,17 +1,16 @@
-"""Loading a pipeline, and showing what it says of a text.
-
-Bulk annotation of files is not here yet.
-"""
+"""Loading a pipeline, and what it says of a text, for a reader or as CoNLL-U."""
 
 from pathlib import Path
-from typing import Union
+from typing import Iterable, Iterator, Sequence, Tuple, Union
 
 import spacy
 from spacy.language import Language
 from spacy.tokens import Doc
 from thinc.api import require_cpu
 
+from .conllu import doc_to_conllu
 from .errors import EncoderError, ProjectError
+from .texts import expand, read_documents
 
 
 def load_pipeline(model: Union[str, Path], *, gpu: int = -1) -> Language:
@@ -84,3 +83,22 @@ def render_doc(doc: Doc) -> str:
         ranked = sorted(doc.cats.items(), key=lambda item: -item[1])
         lines.append("categories: " + ", ".join(f"{label} {score:.2f}" for label, score in ranked))
     return "\n".join(lines)
+
+
+def annotate_conllu(nlp: Language, texts: Sequence[Union[str, Path]], *, expand_words: bool = True) -> Iterator[str]:
+    """Annotate running text, as CoNLL-U.
+
+    nlp: The pipeline.
+    texts: Files as `texts.read_documents` reads them: a paragraph a line, a blank line between documents; or patterns.
+    expand_words: Write contractions and verbs with enclitics as multiword tokens; see `conllu.doc_to_conllu`.
+    Yields the sentences of each paragraph; ``sent_id`` has the numbers of document, paragraph and sentence. Raises
+    FormatError for texts that can't be read.
+    """
+
+    def paragraphs() -> Iterable[Tuple[str, str]]:
+        for number, document in enumerate(read_documents(expand(texts)), start=1):
+            for part, paragraph in enumerate(document, start=1):
+                yield paragraph, f"{number}.{part}."
+
+    for doc, prefix in nlp.pipe(paragraphs(), as_tuples=True):
+        yield doc_to_conllu(doc, prefix=prefix, expand=expand_words)

@@ -108,6 +108,46 @@ def evaluate_command(model: str, corpora: Tuple[Path, ...], output: Path, gpu: i
     click.echo(f"Report: {output / 'report.md'}")
 
 
+@main.command("conll18")
+@click.argument("model")
+@click.argument("gold", type=click.Path(path_type=Path))
+@click.option("--gpu", default=-1, show_default=True, help="Number of the GPU; -1 for the CPU.")
+@click.option("--output", type=click.Path(path_type=Path), help="Write the figures as JSON.")
+def conll18_command(model: str, gold: Path, gpu: int, output: Optional[Path]) -> None:
+    """Score MODEL on the raw text of the treebank GOLD (CoNLL-U) as the CoNLL 2018 shared task does."""
+    from .evaluate import evaluate_raw, render_raw
+    from .files import write_json
+
+    scores = evaluate_raw(model, gold, gpu_id=gpu)
+    click.echo(render_raw(scores))
+    if output is not None:
+        write_json(scores, output)
+
+
+@main.command("annotate")
+@click.argument("model")
+@click.argument("texts", nargs=-1, required=True)
+@click.option("--format", "format_", type=click.Choice(["conllu"]), default="conllu", show_default=True)
+@click.option("--expand/--merged", default=True, show_default=True, help="Take contractions and enclitics apart.")
+@click.option("--gpu", default=-1, show_default=True, help="Number of the GPU; -1 for the CPU.")
+@click.option("--output", type=click.Path(path_type=Path), help="The file to write; by default it's printed.")
+def annotate_command(
+    model: str, texts: Tuple[str, ...], format_: str, expand: bool, gpu: int, output: Optional[Path]
+) -> None:
+    """Annotate TEXTS with MODEL: running text (.txt, .xz, .gz), a paragraph a line, a blank line between documents."""
+    from .annotate import annotate_conllu, load_pipeline
+    from .files import new_file
+
+    annotated = annotate_conllu(load_pipeline(model, gpu=gpu), texts, expand_words=expand)
+    if output is None:
+        for part in annotated:
+            click.echo(part, nl=False)
+        return
+    with new_file(output) as beside, open(beside, "w", encoding="utf8") as out:
+        out.writelines(annotated)
+    click.echo(f"Annotation: {output}")
+
+
 @main.command("calibrate")
 @click.argument("model", type=click.Path(path_type=Path))
 @click.argument("corpora", nargs=-1, required=True, type=click.Path(path_type=Path))

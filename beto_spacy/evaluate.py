@@ -39,7 +39,6 @@ The JSON report::
 """
 
 import importlib.util
-import io
 import json
 import math
 import os
@@ -51,7 +50,7 @@ import tempfile
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any, Collection, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple, Union
+from typing import Any, Collection, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy
 from spacy.language import Language
@@ -61,24 +60,32 @@ from spacy.training import Example
 from thinc.api import get_current_ops
 
 from .annotate import load_pipeline
+from .conllu import (
+    LAYERS,
+    Scores,
+    conll18_raw_scores,
+    conll18_scores,
+    has_layer,
+    head_of,
+    is_space,
+    layers_of,
+    value_of,
+)
 from .errors import BetoError, CorpusError, ProjectError
 from .heads.textcat import make_textcat_scorer
 
 __all__ = [
-    "LAYERS",
     "CategoryGroup",
     "attribute_scores",
     "category_groups",
     "category_scores",
-    "conll18_scores",
     "dependency_scores",
-    "doc_to_conllu",
     "draw_plots",
     "entity_scores",
     "entity_tag_scores",
     "evaluate_model",
+    "evaluate_raw",
     "feature_scores",
-    "layers_of",
     "make_examples",
     "pipeline_layers",
     "render_markdown",
@@ -90,12 +97,6 @@ __all__ = [
     "words_per_second",
 ]
 
-#: The layers of annotation, besides the tokens, that a corpus can have and a pipeline can give.
-LAYERS = ("tag", "pos", "morph", "lemma", "sentences", "dependencies", "entities", "categories")
-#: Those of them that CoNLL-U holds.
-SYNTAX = LAYERS[:6]
-#: The columns of CoNLL-U between FORM and HEAD.
-COLUMNS = ("lemma", "pos", "tag", "morph")
 #: What a component says that it assigns, and the layer that this is.
 ASSIGNS = {
     "token.tag": "tag",
@@ -110,28 +111,10 @@ ASSIGNS = {
 }
 #: Relations that spaCy's scorer leaves out of UAS and LAS.
 PUNCTUATION = ("p", "punct")
-#: The metrics of the CoNLL-18 shared task, and the layers that each compares.
-CONLL18 = {
-    "Tokens": (),
-    "Sentences": ("sentences",),
-    "Words": (),
-    "UPOS": ("pos",),
-    "XPOS": ("tag",),
-    "UFeats": ("morph",),
-    "AllTags": ("pos",),
-    "Lemmas": ("lemma",),
-    "UAS": ("dependencies",),
-    "LAS": ("dependencies",),
-    "CLAS": ("dependencies",),
-    "MLAS": ("dependencies", "pos", "morph"),
-    "BLEX": ("dependencies", "lemma"),
-}
 #: The row or column of a confusion matrix for documents without any predicted category.
 NO_PREDICTION = "(none)"
 #: Above this many labels a plot shows the most frequent ones only.
 PLOTTED = 50
-
-Scores = Dict[str, Any]
 
 
 class CategoryGroup(NamedTuple):
@@ -209,11 +192,6 @@ def make_examples(gold: Sequence[Doc], predicted: Sequence[Doc]) -> List[Example
     return [Example(doc, reference) for doc, reference in zip(predicted, gold)]
 
 
-def _is_space(token: Token) -> bool:
-    """Whether the token is whitespace only; unlike the flag is_space, whatever the vocab."""
-    return token.text.isspace()
-
-
 def _links(example: Example) -> Tuple[List[List[int]], List[Optional[int]]]:
     """The alignment, from both sides.
 
@@ -223,7 +201,7 @@ def _links(example: Example) -> Tuple[List[List[int]], List[Optional[int]]]:
     to_gold = _rows(example.alignment.x2y, example.reference)
     to_predicted = _rows(example.alignment.y2x, example.predicted)
     match = [
-        row[0] if len(row) == 1 and len(to_gold[row[0]]) == 1 and not _is_space(token) else None
+        row[0] if len(row) == 1 and len(to_gold[row[0]]) == 1 and not is_space(token) else None
         for token, row in zip(example.reference, to_predicted)
     ]
     return to_gold, match
@@ -232,53 +210,9 @@ def _links(example: Example) -> Tuple[List[List[int]], List[Optional[int]]]:
 def _rows(array: Any, doc: Doc) -> List[List[int]]:
     data, rows, start = array.data.tolist(), [], 0
     for length in array.lengths.tolist():
-        rows.append([i for i in data[start : start + length] if not _is_space(doc[i])])
+        rows.append([i for i in data[start : start + length] if not is_space(doc[i])])
         start += length
     return rows
-
-
-def _value(token: Token, layer: str) -> Optional[str]:
-    """The token's value on a layer; None if it has none. An empty set of features is a value."""
-    if layer == "morph":
-        return str(token.morph) if token.has_morph() else None
-    if layer == "dependencies":
-        return token.dep_.lower() or None
-    return getattr(token, f"{layer}_") or None
-
-
-def _head(token: Token) -> Token:
-    """The token's head; past whitespace tokens, and the token itself where that leads nowhere."""
-    head = token.head
-    for _ in range(len(token.doc)):
-        if not _is_space(head):
-            return head
-        head = head.head
-    return token
-
-
-def _has_layer(doc: Doc, layer: str) -> bool:
-    if layer == "categories":
-        return bool(doc.cats)
-    if layer == "entities":
-        return len(doc) > 0 and doc.has_annotation("ENT_IOB")
-    if layer == "sentences":
-        return len(doc) > 0 and doc.has_annotation("SENT_START")
-    return any(_value(token, layer) is not None for token in doc if not _is_space(token))
-
-
-def layers_of(docs: Iterable[Doc]) -> List[str]:
-    """Name the layers, of `LAYERS`, that any of the documents has.
-
-    A document of one token is no sign of sentence boundaries, since spaCy takes them as set there.
-    """
-    found = set()
-    for doc in docs:
-        found |= {
-            layer
-            for layer in LAYERS
-            if layer not in found and (layer != "sentences" or len(doc) > 1) and _has_layer(doc, layer)
-        }
-    return [layer for layer in LAYERS if layer in found]
 
 
 # --- tokens, sentences, morphology and syntax -------------------------------------------------------------------------
@@ -295,7 +229,7 @@ def tokenization_scores(examples: Iterable[Example]) -> Optional[Scores]:
         if example.reference.has_unknown_spaces:
             continue
         spans = [
-            {(token.idx, token.idx + len(token)) for token in doc if not _is_space(token)}
+            {(token.idx, token.idx + len(token)) for token in doc if not is_space(token)}
             for doc in (example.reference, example.predicted)
         ]
         gold += len(spans[0])
@@ -316,13 +250,13 @@ def attribute_scores(examples: Iterable[Example], layer: str) -> Optional[Scores
     for example in examples:
         _, match = _links(example)
         for token, other in zip(example.reference, match):
-            value = _value(token, layer)
-            if value is None or _is_space(token):
+            value = value_of(token, layer)
+            if value is None or is_space(token):
                 continue
             support += 1
             if other is not None:
                 aligned += 1
-                correct += _value(example.predicted[other], layer) == value
+                correct += value_of(example.predicted[other], layer) == value
     if not support:
         return None
     return {
@@ -347,7 +281,7 @@ def feature_scores(examples: Iterable[Example]) -> Optional[Scores]:
     annotated = 0
     for example in examples:
         to_gold, match = _links(example)
-        scope = {token.i for token in example.reference if token.has_morph() and not _is_space(token)}
+        scope = {token.i for token in example.reference if token.has_morph() and not is_space(token)}
         annotated += len(scope)
         for i in scope:
             features = example.reference[i].morph.to_dict()
@@ -356,7 +290,7 @@ def feature_scores(examples: Iterable[Example]) -> Optional[Scores]:
                 other = example.predicted[match[i]].morph.to_dict()
                 correct.update(name for name, value in features.items() if other.get(name) == value)
         for token, row in zip(example.predicted, to_gold):
-            if not _is_space(token) and scope.intersection(row):
+            if not is_space(token) and scope.intersection(row):
                 predicted.update(list(token.morph.to_dict()))
     return _table(correct, predicted, gold) if annotated else None
 
@@ -365,7 +299,7 @@ def _sentence_spans(doc: Doc) -> set:
     spans = set()
     if doc.has_annotation("SENT_START"):
         for sentence in doc.sents:
-            words = [token for token in sentence if not _is_space(token)]
+            words = [token for token in sentence if not is_space(token)]
             if words:
                 spans.add((words[0].idx, words[-1].idx + len(words[-1])))
     return spans
@@ -378,7 +312,7 @@ def sentence_scores(examples: Iterable[Example]) -> Optional[Scores]:
     """
     correct = predicted = gold = 0
     for example in examples:
-        if not _has_layer(example.reference, "sentences"):
+        if not has_layer(example.reference, "sentences"):
             continue
         spans = _sentence_spans(example.reference), _sentence_spans(example.predicted)
         gold += len(spans[0])
@@ -403,17 +337,17 @@ def dependency_scores(examples: Iterable[Example]) -> Optional[Scores]:
     headed_words = 0
     for example in examples:
         to_gold, match = _links(example)
-        relations = {t.i: _value(t, "dependencies") for t in example.reference if t.dep and not _is_space(t)}
+        relations = {t.i: value_of(t, "dependencies") for t in example.reference if t.dep and not is_space(t)}
         gold.update(relations.values())
         claims = {
-            token.i: _value(token, "dependencies")
+            token.i: value_of(token, "dependencies")
             for token, row in zip(example.predicted, to_gold)
-            if token.dep and not _is_space(token) and relations.keys() & set(row)
+            if token.dep and not is_space(token) and relations.keys() & set(row)
         }
         predicted.update(claims.values())
         for i, relation in relations.items():
             claim = claims.get(match[i])
-            if claim is None or match[_head(example.reference[i]).i] != _head(example.predicted[match[i]]).i:
+            if claim is None or match[head_of(example.reference[i]).i] != head_of(example.predicted[match[i]]).i:
                 continue
             headed += 1
             headed_words += relation not in PUNCTUATION and claim not in PUNCTUATION
@@ -445,7 +379,7 @@ def entity_scores(examples: Iterable[Example]) -> Optional[Scores]:
     gold: Counter = Counter()
     annotated = False
     for example in examples:
-        if not _has_layer(example.reference, "entities"):
+        if not has_layer(example.reference, "entities"):
             continue
         annotated = True
         to_gold, _ = _links(example)
@@ -474,7 +408,7 @@ def entity_calibration(examples: Iterable[Example], *, n_bins: int = 10) -> Opti
     confidences: List[float] = []
     right: List[bool] = []
     for example in examples:
-        if not _has_layer(example.reference, "entities"):
+        if not has_layer(example.reference, "entities"):
             continue
         to_gold, _ = _links(example)
         known = {token.i for token in example.reference if token.ent_iob != 0}
@@ -517,7 +451,7 @@ def entity_tag_scores(examples: Iterable[Example]) -> Optional[Scores]:
     gold: Counter = Counter()
     for example in examples:
         to_gold, match = _links(example)
-        known = {token.i for token in example.reference if token.ent_iob != 0 and not _is_space(token)}
+        known = {token.i for token in example.reference if token.ent_iob != 0 and not is_space(token)}
         for i in known:
             tag = _tag(example.reference[i])
             gold[tag] += 1
@@ -525,7 +459,7 @@ def entity_tag_scores(examples: Iterable[Example]) -> Optional[Scores]:
         predicted.update(
             _tag(token)
             for token, row in zip(example.predicted, to_gold)
-            if not _is_space(token) and known.intersection(row)
+            if not is_space(token) and known.intersection(row)
         )
     if not gold:
         return None
@@ -614,131 +548,6 @@ def category_scores(
     return result
 
 
-# --- CoNLL-U and the CoNLL-18 scores ----------------------------------------------------------------------------------
-
-
-def _field(value: Optional[str]) -> str:
-    """A column's value: inner whitespace as single spaces, ``_`` for nothing."""
-    return " ".join((value or "").split()) or "_"
-
-
-def _tree(words: Sequence[Token], parsed: bool) -> Tuple[List[int], List[str]]:
-    """A valid tree over the words, with one root, by the rule in `doc_to_conllu`.
-
-    RETURNS: for each word the number of its head (0: root), and its relation.
-    """
-    numbers = {token.i: number for number, token in enumerate(words, start=1)}
-    heads = [numbers.get(_head(token).i, 0) if parsed else 0 for token in words]
-    heads = [0 if head == number else head for number, head in enumerate(heads, start=1)]
-    done = {0}
-    for start in range(1, len(words) + 1):
-        path: Set[int] = set()
-        number = start
-        while number not in done and number not in path:
-            path.add(number)
-            number = heads[number - 1]
-        if number not in done:
-            heads[number - 1] = 0
-        done.update(path)
-    relations = [token.dep_ if parsed and token.dep_ else "dep" for token in words]
-    tops = [number for number, head in enumerate(heads, start=1) if head == 0]
-    root = next((number for number in tops if relations[number - 1].lower() == "root"), tops[0])
-    for number in tops:
-        heads[number - 1] = root
-    relations = ["dep" if relation.lower() == "root" else relation for relation in relations]
-    heads[root - 1], relations[root - 1] = 0, "root"
-    return heads, relations
-
-
-def doc_to_conllu(doc: Doc, *, prefix: str = "", layers: Optional[Collection[str]] = None) -> str:
-    """Write a document as CoNLL-U: https://universaldependencies.org/format.html.
-
-    Every token is one word: what a corpus reader merged (``del``) stays merged. Whitespace tokens are left out, and
-    whitespace inside a token becomes a space. Without sentence boundaries the document is one sentence. A value
-    that isn't set is ``_``.
-
-    Every sentence is a valid tree. Its root is the first word without a head in the sentence whose relation is ROOT,
-    or else the first word without a head; the other words without a head are attached to the root, with the relation
-    that they have, ``dep`` if none (or ROOT). A cycle is cut at the word of it that is met first from the sentence's
-    start. No word but the root has the relation ``root``.
-
-    prefix: What ``sent_id`` begins with; the sentence's number in the document, from 1, follows.
-    layers: Write these of the `LAYERS` only; the others are ``_``, and the tree is flat. None: all.
-    RETURNS: the text, each sentence followed by an empty line; "" for a document without words.
-    """
-    wanted = set(LAYERS if layers is None else layers)
-    split = "sentences" in wanted and len(doc) > 0 and doc.has_annotation("SENT_START")
-    lines: List[str] = []
-    number = 0
-    for sentence in doc.sents if split else [doc[:]]:
-        words = [token for token in sentence if not _is_space(token)]
-        if not words:
-            continue
-        number += 1
-        heads, relations = _tree(words, "dependencies" in wanted)
-        rows, text = [], ""
-        for index, token in enumerate(words):
-            form = _field(token.text)
-            after = token.i + 1
-            glued = not token.whitespace_ and not token.text[-1].isspace() and after < len(doc)
-            glued = glued and not doc[after].text[0].isspace()
-            text += form if glued else form + " "
-            values = [_field(_value(token, layer) if layer in wanted else None) for layer in COLUMNS]
-            tree = [str(heads[index]), _field(relations[index])]
-            rows.append("\t".join([str(index + 1), form, *values, *tree, "_", "SpaceAfter=No" if glued else "_"]))
-        lines += [f"# sent_id = {prefix}{number}", f"# text = {text.rstrip()}", *rows, ""]
-    return "\n".join([*lines, ""]) if lines else ""
-
-
-def conll18_scores(examples: Sequence[Example], *, layers: Optional[Collection[str]] = None) -> Optional[Scores]:
-    """The official scores of the CoNLL 2018 shared task, from the evaluator in the package udtools.
-
-    Gold and predictions go through `doc_to_conllu`, so merged tokens are single words. Scored are the gold documents
-    that have every syntactic layer that any of them has. A metric over a layer that gold or pipeline lacks is None;
-    AllTags covers the columns that gold has. Source: https://universaldependencies.org/conll18/evaluation.html.
-
-    layers: The layers that the pipeline gives; None: those that the predicted documents have.
-    RETURNS: ``documents`` (their number) and ``metrics``: for each metric precision, recall, f1 and aligned_accuracy
-        (None for Tokens, Sentences and Words), or None. None if gold has no syntactic layer.
-    """
-    from udtools.udeval import evaluate, load_conllu
-
-    given = set(layers_of(eg.predicted for eg in examples) if layers is None else layers)
-    present = [layer for layer in layers_of(eg.reference for eg in examples) if layer in SYNTAX]
-    chosen = [eg for eg in examples if present and all(_has_layer(eg.reference, layer) for layer in present)]
-    if not chosen:
-        return None
-    sides = []
-    limit = sys.getrecursionlimit()
-    # The evaluator follows heads by recursion: a chain may be as long as a document.
-    sys.setrecursionlimit(max(limit, 1000 + max(max(len(eg.reference), len(eg.predicted)) for eg in chosen)))
-    try:
-        for side in ("reference", "predicted"):
-            text = "".join(
-                doc_to_conllu(getattr(eg, side), prefix=f"{number}-", layers=present)
-                for number, eg in enumerate(chosen, start=1)
-            )
-            sides.append(load_conllu(io.StringIO(text), side, {}))
-        results = evaluate(*sides)
-    finally:
-        sys.setrecursionlimit(limit)
-    tags = {layer for layer in ("tag", "morph") if layer in present}
-    metrics: Dict[str, Optional[Scores]] = {}
-    for metric, needs in CONLL18.items():
-        needed = set(needs) | (tags if metric == "AllTags" else set())
-        if needed <= given and needed <= set(present):
-            score = results[metric]
-            metrics[metric] = {
-                "precision": score.precision,
-                "recall": score.recall,
-                "f1": score.f1,
-                "aligned_accuracy": score.aligned_accuracy,
-            }
-        else:
-            metrics[metric] = None
-    return {"documents": len(chosen), "metrics": metrics}
-
-
 # --- spaCy's own numbers ----------------------------------------------------------------------------------------------
 
 
@@ -781,7 +590,7 @@ def spacy_scores(
             Scorer.score_deps(examples, "dep", getter=lambda token, attr: token.dep_.lower(), ignore_labels=PUNCTUATION)
         )
     if "entities" in layers:
-        annotated = [eg for eg in examples if _has_layer(eg.reference, "entities")]
+        annotated = [eg for eg in examples if has_layer(eg.reference, "entities")]
         scores.update(get_ner_prf(annotated))
     for name, group in (groups or {}).items():
         named = [eg for eg in examples if set(group.labels) & eg.reference.cats.keys()]
@@ -844,7 +653,7 @@ def score_docs(
     entities: Scores = {}
     spans, tags = (entity_scores(examples), entity_tag_scores(examples)) if "entities" in both else (None, None)
     if spans is not None and tags is not None:
-        documents = sum(_has_layer(doc, "entities") for doc in gold)
+        documents = sum(has_layer(doc, "entities") for doc in gold)
         entities = {"documents": documents, "spans": spans, "tags": tags}
         calibration = entity_calibration(examples)
         if calibration is not None:
@@ -859,7 +668,7 @@ def score_docs(
     for_spacy = both + (["tokenization"] if "tokenization" in scored else [])
     return {
         "documents": len(gold),
-        "tokens": sum(not _is_space(token) for doc in gold for token in doc),
+        "tokens": sum(not is_space(token) for doc in gold for token in doc),
         "unscored": {
             "corpus_only": [layer for layer in present if layer not in both],
             "pipeline_only": [layer for layer in LAYERS if layer in given and layer not in both],
@@ -964,7 +773,7 @@ def words_per_second(
         words = 0
         start = time.perf_counter()
         for doc in nlp.pipe(inputs, batch_size=size):
-            words += sum(not _is_space(token) for token in doc)
+            words += sum(not is_space(token) for token in doc)
         seconds.append(time.perf_counter() - start)
     rates = [words / s if s else math.inf for s in seconds]
     torch = sys.modules.get("torch")
@@ -1099,6 +908,28 @@ def _left_out(name: str, problems: Sequence[Any]) -> str:
     listed = "; ".join(str(problem) for problem in problems[:3])
     more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
     return f"Of the corpus '{name}' {len(problems)} annotations were left out: {listed}{more}."
+
+
+def evaluate_raw(model: Union[str, Path], gold: Union[str, Path], *, gpu_id: int = -1) -> Scores:
+    """The official CoNLL-18 scores of a pipeline on a treebank's raw text, multiword tokens taken apart.
+
+    model: A folder, or the name of a package.
+    gold: The treebank's CoNLL-U file; its text is annotated in documents of ten sentences.
+    gpu_id: Number of the GPU; -1 for the CPU.
+    RETURNS: precision, recall, f1 and aligned_accuracy by metric, from 0 to 1.
+    Raises ProjectError if the pipeline can't be loaded, FormatError or CorpusError if the file isn't CoNLL-U.
+    """
+    from .corpus import load_docs
+
+    nlp = load_pipeline(model, gpu=gpu_id)
+    texts = [doc.text for doc in load_docs(gold, nlp)]
+    return conll18_raw_scores(Path(gold).read_text(encoding="utf8"), nlp.pipe(texts))
+
+
+def render_raw(scores: Scores) -> str:
+    """A Markdown table of what `evaluate_raw` measured."""
+    rows = [(name, *(_percent(s[key]) for key in ("precision", "recall", "f1"))) for name, s in scores.items()]
+    return "\n".join(_grid(["Metric", "Precision", "Recall", "F1"], rows)).rstrip()
 
 
 def evaluate_model(

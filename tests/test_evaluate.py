@@ -17,21 +17,19 @@ from spacy.vocab import Vocab
 from udtools.udeval import evaluate, load_conllu
 
 from beto_spacy import evaluate as module
+from beto_spacy.conllu import conll18_scores, doc_to_conllu, layers_of
 from beto_spacy.corpus import convert
 from beto_spacy.errors import CorpusError, FormatError, ProjectError
 from beto_spacy.evaluate import (
     CategoryGroup,
     attribute_scores,
     category_scores,
-    conll18_scores,
     dependency_scores,
-    doc_to_conllu,
     draw_plots,
     entity_scores,
     entity_tag_scores,
     evaluate_model,
     feature_scores,
-    layers_of,
     make_examples,
     pipeline_layers,
     render_markdown,

@@ -14,7 +14,7 @@ ROOT = Path(beto_spacy.__file__).parent
 LAYERS = [
     {"errors", "files", "heads.crf", "heads.mst", "heads.biaffine"},
     {"formats", "windows", "texts", "checkpoint", "torch_shim"},
-    {"corpus", "encoder", "sequences", "heads.layer"},
+    {"corpus", "encoder", "sequences", "heads.layer", "multiwords"},
     {"heads.base"},
     {
         "transformer",
@@ -26,6 +26,7 @@ LAYERS = [
         "heads.senter",
         "vocabulary",
         "masked",
+        "conllu",
     },
     {"pretrain", "annotate", "project"},
     {"evaluate", "benchmark", "calibrate"},
