@@ -415,15 +415,66 @@ def _padded(sequences: List[List[int]], pad_id: int) -> Tuple[numpy.ndarray, num
     return ids, mask
 
 
-def _doc_data(plan: _DocPlan, features: List[Any], shim: EncoderShim, xp: Any, width: int) -> TransformerData:
-    """Put the features of a document's windows in a row, and align its tokens with them."""
+class SharedRows:
+    """The features of all the documents that went through the encoder together, and the token vectors made of them.
+
+    A way of pooling is applied once for all documents and all heads that want it.
+
+    rows: All windows of all documents in a row. *Shape:* (n_rows, width)
+    """
+
+    def __init__(self, rows: Any):
+        self.rows = rows
+        self._aligned: List[Tuple[numpy.ndarray, numpy.ndarray]] = []
+        self._ends = [0]
+        self._pooled: Dict[str, Any] = {}
+
+    def add(self, align: Ragged, first: int) -> int:
+        """Take in the next document, whose rows begin at ``first``. Returns its number."""
+        self._aligned.append((align.dataXd + first, align.lengths))
+        self._ends.append(self._ends[-1] + len(align.lengths))
+        return len(self._aligned) - 1
+
+    def tokens(self, number: int, pooling: Model) -> Any:
+        """The token vectors of a document. *Shape:* (n_tokens, width)
+
+        pooling: A layer without weights, such as ``reduce_mean.v1``; it's known by its name.
+        """
+        if pooling.name not in self._pooled:
+            where = numpy.concatenate([rows for rows, _ in self._aligned])
+            lengths = numpy.concatenate([lengths for _, lengths in self._aligned])
+            if pooling.name == "reduce_mean":
+                pooled = _means(self.rows, where, lengths)
+            else:
+                xp = pooling.ops.xp
+                pooled = pooling.predict(Ragged(self.rows[xp.asarray(where)], xp.asarray(lengths)))
+            self._pooled[pooling.name] = pooled
+        return self._pooled[pooling.name][self._ends[number] : self._ends[number + 1]]
+
+
+def _means(rows: Any, where: numpy.ndarray, lengths: numpy.ndarray) -> Any:
+    """What thinc's ``reduce_mean`` gives of the rows of each token, without a copy of them.
+
+    rows: *Shape:* (n_rows, width). where: The rows of all tokens, one after another. lengths: How many each token has.
+    """
+    weight = xp2torch(rows)
+    places, starts = (
+        torch.from_numpy(array.astype("i8")).to(weight.device) for array in (where, numpy.cumsum(lengths) - lengths)
+    )
+    return torch2xp(torch.nn.functional.embedding_bag(places, weight, starts, mode="mean"))
+
+
+def _doc_data(plan: _DocPlan, state: Any, shim: EncoderShim, xp: Any, width: int) -> TransformerData:
+    """Align a document's tokens with the features of its windows.
+
+    state: All windows in a row. *Shape:* (n_rows, width)
+    """
     if not len(plan.lengths):
         return TransformerData.empty()
     if not plan.windows:  # only white space: the listener gives zero vectors
         ids = numpy.full((1, 1), shim.tokenizer.pad_token_id, dtype="i8")
         state, rows = xp.zeros((1, 1, width), dtype="f"), numpy.zeros(0, dtype="i4")
     else:
-        state = features[0] if len(features) == 1 else xp.concatenate(features, axis=0)
         state = state.reshape((1, -1, width))
         ids = numpy.asarray([list(flatten.from_iterable(plan.sequences))], dtype="i8")
         starts = numpy.cumsum([0] + [len(s) for s in plan.sequences[:-1]]) + len(shim.wordpieces.prefix)
@@ -462,6 +513,21 @@ def make_batches(model: Model[List[Doc], EncoderBatch], docs: Sequence[Doc]) -> 
     return _Batches(plans, sequences, buckets, [_padded([sequences[i] for i in bucket], pad) for bucket in buckets])
 
 
+def _in_order(outputs: List[torch.Tensor], buckets: List[List[int]], lengths: List[int]) -> Any:
+    """The hidden states of all sequences in a row, without padding. *Shape:* (n_rows, width)"""
+    width = outputs[0].shape[-1]
+    flat = torch.cat([output.reshape(-1, width) for output in outputs])
+    places = numpy.zeros(len(lengths), dtype="i8")
+    offset = 0
+    for bucket, output in zip(buckets, outputs):
+        places[bucket] = offset + output.shape[1] * numpy.arange(len(bucket))
+        offset += output.shape[0] * output.shape[1]
+    sizes = numpy.asarray(lengths)
+    ends = numpy.cumsum(sizes)
+    where = numpy.repeat(places - (ends - sizes), sizes) + numpy.arange(ends[-1])
+    return torch2xp(flat[torch.from_numpy(where).to(flat.device)])
+
+
 def _forward(
     model: Model[List[Doc], EncoderBatch], docs: List[Doc], is_train: bool
 ) -> Tuple[EncoderBatch, Callable[[DocGradients], List[Doc]]]:
@@ -470,15 +536,14 @@ def _forward(
     plans, sequences, buckets, padded = make_batches(model, docs)
     outputs, backprop_batches = shim(padded, is_train)
 
-    features: List[Any] = [None] * len(sequences)
-    for bucket, output in zip(buckets, outputs):
-        array = torch2xp(output)
-        for row, i in enumerate(bucket):
-            features[i] = array[row, : len(sequences[i])]
+    rows = _in_order(outputs, buckets, [len(s) for s in sequences]) if outputs else model.ops.alloc2f(0, width)
+    shared = SharedRows(rows)
     data, first = [], 0
     for plan in plans:
-        last = first + len(plan.windows)
-        data.append(_doc_data(plan, features[first:last], shim, model.ops.xp, width))
+        last = first + sum(map(len, plan.sequences))
+        data.append(_doc_data(plan, rows[first:last], shim, model.ops.xp, width))
+        if not is_train and len(plan.lengths):
+            data[-1].shared = (shared, shared.add(data[-1].align, first))  # type: ignore[attr-defined]
         first = last
 
     def backprop(gradients: DocGradients) -> List[Doc]:

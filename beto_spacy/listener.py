@@ -31,6 +31,7 @@ def make_listener(
     reader = transformer_listener_tok2vec_v1(pooling, grad_factor, upstream)
     model = _make_model(reader)
     model.set_ref("listener", reader.get_ref("listener"))
+    model.set_ref("pooling", pooling)
     return model
 
 
@@ -67,7 +68,26 @@ def _forward(model: Model, docs: List[Doc], is_train: bool) -> Tuple[List[Floats
                     f"'{writers[-1]}' before a component read them.",
                     "Put each transformer right before the components that read it.",
                 )
+    if listener is not None and not missing and not is_train and not _has_weights(model.get_ref("pooling")):
+        places = [getattr(doc._.trf_data, "shared", None) for doc in docs]
+        if all(place is not None or not len(doc) for place, doc in zip(places, docs)):
+            return _pooled_once(model, places), _no_backprop
     return reader(docs, is_train)
+
+
+def _has_weights(layer: Model) -> bool:
+    return any(node.param_names or node.shims for node in layer.walk())
+
+
+def _pooled_once(model: Model, places: List[Any]) -> List[Floats2d]:
+    """Token vectors that all heads with the same pooling share."""
+    pooling = model.get_ref("pooling")
+    empty = model.ops.alloc2f(0, 0)
+    return [empty if place is None else place[0].tokens(place[1], pooling) for place in places]
+
+
+def _no_backprop(gradients: Any) -> Any:
+    raise NotImplementedError  # in prediction only
 
 
 def make_encoder_tok2vec(

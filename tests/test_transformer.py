@@ -566,3 +566,32 @@ def test_no_import_of_ours_is_needed(trained, tmp_path):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
     assert "'María'" in done.stdout, done.stderr
     assert get_current_ops().name == "numpy"
+
+
+@pytest.mark.parametrize("pooling", ["reduce_mean.v1", "reduce_sum.v1"])
+def test_token_vectors_are_pooled_once_and_as_before(encoders, pooling):
+    listener = {**LISTENER, "pooling": {"@layers": pooling}}
+    nlp = spacy.blank("es")
+    architecture = {"@architectures": "beto_spacy.Encoder.v1", "name": encoders["bert"], "window": 20, "context": 2}
+    transformer = nlp.add_pipe("beto_transformer", name="transformer", config={"model": architecture})
+    for name in ("tagger", "morphologizer"):
+        nlp.add_pipe(name, config={"model": {"@architectures": "spacy.Tagger.v2", "tok2vec": listener}})
+    nlp.initialize(lambda: examples_of(nlp, gold_docs(nlp.vocab)))
+    batches = [["María vive en Lima . " * 6, "", "Hola"], ["   ", "¿Extraordinariamente?", "El Banco del Sur cerró"]]
+    docs = []
+    for texts in batches:
+        some = [nlp.make_doc(text) for text in texts]
+        transformer.set_annotations(some, transformer.predict(some))
+        docs += some
+    docs.insert(1, docs.pop())  # documents of two runs of the encoder, in another order
+    first, second = (nlp.get_pipe(name).model.get_ref("tok2vec") for name in ("tagger", "morphologizer"))
+    once = first.predict(docs)
+    assert all(x is y or numpy.shares_memory(x, y) for x, y in zip(once, second.predict(docs)) if x.size)
+    assert len({doc._.trf_data.shared[0] for doc in docs if len(doc)}) == 2
+    for doc in docs:
+        if len(doc):
+            del doc._.trf_data.shared
+    for ours, theirs in zip(once, first.predict(docs)):
+        assert len(ours) == len(theirs)
+        if len(ours):
+            torch.testing.assert_close(torch.tensor(ours), torch.tensor(theirs), atol=1e-5, rtol=1e-5)
