@@ -20,7 +20,7 @@ _ACCENTED = dict(zip("aeiouAEIOU", "áéíóúÁÉÍÓÚ"))
 _CONTRACTIONS = {"al": "a", "del": "de"}
 _ARTICLE = "Definite=Def|Gender=Masc|Number=Sing|PronType=Art"
 #: Lemma and features of each clitic; those of the third person dative have no PrepCase in AnCora.
-_CLITICS = {
+CLITICS = {
     "me": ("yo", "Case=Acc|Number=Sing|Person=1|PrepCase=Npr|PronType=Prs"),
     "te": ("tú", "Case=Acc|Number=Sing|Person=2|PrepCase=Npr|PronType=Prs"),
     "nos": ("yo", "Case=Acc|Number=Plur|Person=1|PrepCase=Npr|PronType=Prs"),
@@ -225,7 +225,7 @@ def _pronouns(clitics: Sequence[str], features: Dict[str, str]) -> List[Word]:
     """The clitics as pronouns. Before another one, or if the token says so, they are datives."""
     words = []
     for i, form in enumerate(clitics):
-        lemma, morph = _CLITICS[form.lower()]
+        lemma, morph = CLITICS[form.lower()]
         own = _features(morph)
         before_another = i + 1 < len(clitics)
         cases = features.get("Case", "").split(",")

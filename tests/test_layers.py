@@ -27,6 +27,7 @@ LAYERS = [
         "vocabulary",
         "masked",
         "conllu",
+        "lemmatizer",
     },
     {"pretrain", "annotate", "project"},
     {"evaluate", "benchmark", "calibrate"},

@@ -1,0 +1,291 @@
+"""Lemmas from what a corpus says of a form, and for other forms from rules and tables: `beto_lemmatizer`.
+
+A trained lemmatizer that reads the encoder is good at what it has seen; of rare forms it makes words that don't exist.
+Here a form with a part of speech that the training corpus has gets the lemma it has there. For all others spaCy's
+Spanish rules and the tables of spacy-lookups-data are asked, and what they give is checked: an infinitive must be
+known, or else it follows from the endings; adjectives follow from their gender and number.
+"""
+
+import re
+from collections import Counter, defaultdict
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterable, List, Optional, Set, Tuple, Union
+
+import srsly
+from spacy import util
+from spacy.lang.es.lemmatizer import SpanishLemmatizer
+from spacy.language import Language
+from spacy.lookups import Lookups, load_lookups
+from spacy.pipeline import Pipe
+from spacy.tokens import Doc, Token
+from spacy.training import Example
+
+from .errors import ProjectError
+from .multiwords import CLITICS, split_verb
+
+TABLES = ("lemma_rules", "lemma_rules_groups", "lemma_index", "lemma_exc", "lemma_lookup")
+_CACHE_SIZE = 500_000
+_LONGEST_ACRONYM = 5
+_FUTURE = re.compile(r"(.*[aeií]r)(é|ás|á|emos|éis|án|ía|ías|íamos|íais|ían)")
+_FIRST_CONJUGATION = re.compile(r"(.*)(ad[oa]s?|ando)")
+_SUPERLATIVE = re.compile(r"(.*)ísim[oa]s?")
+#: A Spanish noun doesn't end so: caciqu(e)s, sustituyent(e)s, canj(e)s.
+_CUT_TOO_SHORT = re.compile(r"(qu|[bcfgkmpqtv]|[^aeiouáéíóú][dhjlnrsxyz])$")
+
+
+@Language.factory(
+    "beto_lemmatizer",
+    assigns=["token.lemma"],
+    requires=["token.pos", "token.morph"],
+    default_config={"tables": True, "overwrite": True, "scorer": {"@scorers": "spacy.lemmatizer_scorer.v1"}},
+    default_score_weights={"lemma_acc": 1.0},
+)
+def make_beto_lemmatizer(
+    nlp: Language, name: str, tables: bool, overwrite: bool, scorer: Optional[Callable]
+) -> "BetoLemmatizer":
+    """Build a `BetoLemmatizer`. It stands after the components that set parts of speech and features.
+
+    tables: Use the rules and tables of spacy-lookups-data for forms that the training corpus hasn't; without them such
+        a form keeps the lemma of an earlier component, or is its own.
+    overwrite: Whether lemmas that are there before are replaced.
+    scorer: ``spacy.lemmatizer_scorer.v1``.
+    """
+    return BetoLemmatizer(nlp.vocab, name, tables=tables, overwrite=overwrite, scorer=scorer)
+
+
+class BetoLemmatizer(Pipe):
+    """Sets the lemma of each token. Nothing of it is trained by gradients: it's complete when it's initialized.
+
+    The lemma of a verb with enclitics has those of the pronouns too: *dámelo*, ``dar yo él``, as merged treebanks have.
+
+    vocab, name: As for any component.
+    tables, overwrite, scorer: See `make_beto_lemmatizer`.
+    """
+
+    def __init__(
+        self,
+        vocab: Any,
+        name: str = "beto_lemmatizer",
+        *,
+        tables: bool = True,
+        overwrite: bool = True,
+        scorer: Optional[Callable] = None,
+    ):
+        self.vocab, self.name, self.scorer = vocab, name, scorer
+        self.tables, self.overwrite = tables, overwrite
+        self._seen: Dict[str, str] = {}
+        self._rules = SpanishLemmatizer(vocab, None, mode="rule")
+        self._known: Dict[str, Set[str]] = {}
+        self._cache: Dict[Tuple[int, int, int], str] = {}
+
+    def initialize(
+        self,
+        get_examples: Callable[[], Iterable[Example]],
+        *,
+        nlp: Optional[Language] = None,
+        lookups: Optional[Lookups] = None,
+    ) -> None:
+        """Remember the lemmas of the examples, and load the tables.
+
+        lookups: The tables; by default those of spacy-lookups-data.
+        Raises ProjectError if the tables are wanted and not there.
+        """
+        counts: Dict[str, Counter] = defaultdict(Counter)
+        for example in get_examples():
+            for token in example.reference:
+                if token.lemma_ and token.pos_:
+                    for key in _keys(token):
+                        counts[key][token.lemma_] += 1
+        best = {key: min(found, key=lambda lemma: (-found[lemma], lemma)) for key, found in counts.items()}
+        # What the features say is kept where it differs from what the form and the part of speech say.
+        self._set_seen({k: lemma for k, lemma in best.items() if best.get(_shorter(k)) != lemma or _is_short(k)})
+        if self.tables:
+            self._set_tables(lookups or _load_tables())
+
+    def _set_tables(self, lookups: Lookups) -> None:
+        self._rules.initialize(lookups=lookups)
+        index, table = lookups.get_table("lemma_index"), lookups.get_table("lemma_lookup")
+        known = {pos: set(index.get(pos.lower(), ())) for pos in ("VERB", "ADJ", "NOUN")}
+        known["VERB"].update(lemma for lemma in table.values() if lemma.endswith(("ar", "er", "ir", "ír")))
+        for key, lemma in self._seen.items():
+            pos = key.split("\t")[1]
+            if pos in known:
+                known[pos].add(lemma.split(" ")[0])
+        self._known = known
+        self._cache = {}
+
+    def __call__(self, doc: Doc) -> Doc:
+        """Set the lemmas of a document."""
+        for token in doc:
+            if self.overwrite or not token.lemma:
+                token.lemma_ = self.lemmatize(token)
+        return doc
+
+    def lemmatize(self, token: Token) -> str:
+        """The lemma of a token, as its part of speech and its features want it."""
+        key = (token.orth, token.pos, token.morph.key)
+        if key not in self._cache:
+            if len(self._cache) >= _CACHE_SIZE:
+                self._cache.clear()
+            self._cache[key] = self._find(token)
+        found = self._cache[key]
+        return found or token.lemma_ or (token.text if token.pos_ in ("PROPN", "") else token.lower_)
+
+    def _find(self, token: Token) -> str:
+        """What the corpus or the tables say; nothing if they don't."""
+        for key in _keys(token):
+            if key in self._seen:
+                return self._seen[key].lower() if token.is_lower else self._seen[key]
+        return self._derive(token) if self.tables and token.pos else ""
+
+    def _derive(self, token: Token) -> str:
+        low, pos = token.lower_, token.pos_
+        if pos == "PROPN":
+            return token.text
+        found = self._rules.rule_lemmatize(token)[0]
+        if pos in ("VERB", "AUX"):
+            return self._verb(token, found)
+        if pos == "ADJ":
+            return self._adjective(low, token.morph.to_dict(), found)
+        if pos == "NOUN":
+            if any(c.isdigit() for c in low) or (token.text.isupper() and 1 < len(low) <= _LONGEST_ACRONYM):
+                return token.text
+            if found + "es" == low and _CUT_TOO_SHORT.search(found) and found not in self._known["NOUN"]:
+                return found + "e"
+        return found
+
+    def _verb(self, token: Token, found: str) -> str:
+        features = token.morph.to_dict()
+        if "PrepCase" in features or "Prs" in features.get("PronType", ""):
+            imperative = "Imp" in features.get("Mood", "")
+            parts = split_verb(token.text) or split_verb(token.text, imperative=imperative)
+            if parts:
+                host = parts[0].lower()
+                lemma = host if host in self._known["VERB"] else self._infinitive(host, features, found.split(" ")[0])
+                return " ".join([lemma, *(CLITICS[part.lower()][0] for part in parts[1:])])
+        return found if found in self._known["VERB"] else self._infinitive(token.lower_, features, found)
+
+    def _infinitive(self, form: str, features: Dict[str, str], found: str) -> str:
+        """The infinitive of a form without clitics, of which the rules have made no verb that is known."""
+        listed = self._rules.lookups.get_table("lemma_lookup").get(form)
+        future = _FUTURE.fullmatch(form)
+        if future and (features.get("Tense") == "Fut" or features.get("Mood") == "Cnd"):
+            infinitive = future.group(1)
+            if infinitive in self._known["VERB"] or listed not in self._known["VERB"]:
+                return infinitive if infinitive in self._known["VERB"] else infinitive.replace("í", "i")
+        if listed in self._known["VERB"]:
+            return listed
+        if found in self._known["VERB"]:
+            return found
+        regular = _FIRST_CONJUGATION.fullmatch(form)
+        return regular.group(1) + "ar" if regular and features.get("VerbForm") in ("Part", "Ger") else found
+
+    def _adjective(self, form: str, features: Dict[str, str], found: str) -> str:
+        known = self._known["ADJ"]
+        listed = self._rules.lookups.get_table("lemma_lookup").get(form)
+
+        def exists(word: str) -> bool:
+            return word in known or word == listed
+
+        superlative = _SUPERLATIVE.fullmatch(form)
+        if superlative and features.get("Degree") == "Abs":
+            stem = superlative.group(1)
+            return next((w for w in (stem + "o", stem + "e", stem) if exists(w)), found)
+        word = form
+        if features.get("Number") == "Plur":
+            word = _singular(word, exists)
+        if features.get("Gender") == "Fem" and word.endswith("a"):
+            word = _masculine(word, exists)
+        return found if found in known and word not in known else word
+
+    # --- files ---
+
+    def to_disk(self, path: Union[str, Path], *, exclude: Iterable[str] = tuple()) -> None:
+        """Save the component: ``seen.msgpack`` and, if it uses them, the tables."""
+        writers: Dict[str, Callable] = {"seen.msgpack": lambda p: srsly.write_msgpack(p, self._seen)}
+        if self.tables:
+            writers["lookups"] = lambda p: self._rules.lookups.to_disk(p)
+        util.to_disk(path, writers, exclude)
+
+    def from_disk(self, path: Union[str, Path], *, exclude: Iterable[str] = tuple()) -> "BetoLemmatizer":
+        """Load the component."""
+        lookups = Lookups()
+        readers: Dict[str, Callable] = {"seen.msgpack": lambda p: self._set_seen(srsly.read_msgpack(p))}
+        if self.tables:
+            readers["lookups"] = lookups.from_disk
+        util.from_disk(path, readers, exclude)
+        if self.tables:
+            self._set_tables(lookups)
+        return self
+
+    def to_bytes(self, *, exclude: Iterable[str] = tuple()) -> bytes:
+        """Save the component to bytes."""
+        writers: Dict[str, Callable] = {"seen": lambda: srsly.msgpack_dumps(self._seen)}
+        if self.tables:
+            writers["lookups"] = self._rules.lookups.to_bytes
+        return util.to_bytes(writers, exclude)
+
+    def from_bytes(self, bytes_data: bytes, *, exclude: Iterable[str] = tuple()) -> "BetoLemmatizer":
+        """Load the component from bytes."""
+        lookups = Lookups()
+        readers: Dict[str, Callable] = {"seen": lambda b: self._set_seen(srsly.msgpack_loads(b))}
+        if self.tables:
+            readers["lookups"] = lookups.from_bytes
+        util.from_bytes(bytes_data, readers, exclude)
+        if self.tables:
+            self._set_tables(lookups)
+        return self
+
+    def _set_seen(self, seen: Dict[str, str]) -> None:
+        self._seen = dict(seen)
+        self._cache = {}
+
+
+def _keys(token: Token) -> List[str]:
+    """What is looked up of a token: with its features, and without. A name's case counts."""
+    form = token.text if token.pos_ == "PROPN" else token.lower_
+    short = f"{form}\t{token.pos_}"
+    return [f"{short}\t{token.morph}", short]
+
+
+def _shorter(key: str) -> str:
+    return "\t".join(key.split("\t")[:2])
+
+
+def _is_short(key: str) -> bool:
+    return key.count("\t") == 1
+
+
+def _load_tables() -> Lookups:
+    try:
+        return load_lookups("es", tables=list(TABLES))
+    except ValueError as error:
+        raise ProjectError(
+            "B260",
+            "The lemmatizer wants the tables of spacy-lookups-data, and they aren't there.",
+            "Install them: pip install 'beto-spacy[lookups]', or set 'tables' to false.",
+        ) from error
+
+
+def _singular(word: str, exists: Callable[[str], bool]) -> str:
+    """The singular of an adjective."""
+    if word.endswith("ces"):
+        return word[:-3] + "z"
+    if word.endswith("eses") and not exists(word[:-1]):
+        return word[:-4] + "és"
+    if word.endswith("es") and (exists(word[:-2]) or word.endswith(("ales", "iles", "ores"))):
+        return word[:-2]
+    return word[:-1] if word.endswith("s") else word
+
+
+def _masculine(word: str, exists: Callable[[str], bool]) -> str:
+    """The masculine of an adjective in -a: -o, the bare stem (española, tractora), -és or -ón."""
+    stem = word[:-1]
+    if exists(stem + "o"):
+        return stem + "o"
+    if exists(stem) or stem.endswith("or"):
+        return stem
+    for ending, accented in (("es", "és"), ("on", "ón"), ("an", "án"), ("in", "ín")):
+        if stem.endswith(ending) and (ending == "on" or exists(stem[:-2] + accented)):
+            return stem[:-2] + accented
+    return stem + "o"
