@@ -13,6 +13,21 @@ from .errors import EncoderError, ProjectError
 from .texts import expand, read_documents
 
 
+def use_device(gpu: int) -> None:
+    """Have what is loaded from now on run on a GPU, or on the CPU: -1. Raises ProjectError if the GPU can't be used."""
+    if gpu < 0:
+        require_cpu()
+        return
+    try:
+        spacy.require_gpu(gpu)
+    except Exception as error:
+        raise ProjectError(
+            "B512",
+            f"GPU {gpu} can't be used ({error}).",
+            "Install the extra for your CUDA, such as pip install 'beto-spacy[cuda12x]', or take the CPU: -1.",
+        ) from error
+
+
 def load_pipeline(model: Union[str, Path], *, gpu: int = -1) -> Language:
     """Load a trained pipeline by package name or folder, on the CPU or a GPU.
 
@@ -20,17 +35,7 @@ def load_pipeline(model: Union[str, Path], *, gpu: int = -1) -> Language:
     gpu: Number of the GPU; -1 for the CPU.
     Raises ProjectError if it isn't there, or if the GPU isn't.
     """
-    if gpu >= 0:
-        try:
-            spacy.require_gpu(gpu)
-        except Exception as error:
-            raise ProjectError(
-                "B512",
-                f"GPU {gpu} can't be used ({error}).",
-                "Install the extra for your CUDA, such as pip install 'beto-spacy[cuda12x]', or take the CPU: -1.",
-            ) from error
-    else:
-        require_cpu()
+    use_device(gpu)
     if not Path(model).is_dir() and not spacy.util.is_package(str(model)):
         raise ProjectError(
             "B513",

@@ -19,6 +19,7 @@ from spacy.tokens import Doc, Span
 from spacy.training import Example
 from thinc.api import fix_random_seed
 
+from .annotate import use_device
 from .checkpoint import resolve_encoder
 from .encoder import make_batches
 from .errors import ProjectError
@@ -139,10 +140,7 @@ def compare(
     """
     if runs < 1:
         raise ProjectError("B518", f"There is nothing to measure in {runs} runs.", "Ask for 1 or more.")
-    if gpu_id >= 0:
-        if not torch.cuda.is_available():
-            raise ProjectError("B522", f"There is no GPU {gpu_id}.", "Measure on the CPU: --gpu-id -1.")
-        spacy.require_gpu(gpu_id)
+    use_device(gpu_id)
     ours = {"batch_wordpieces": batch_wordpieces, "precision": precision}
     pipelines = {
         "stock": make_pipeline(encoder, texts[:50], stock=True, heads=heads, mixed_precision=precision != "fp32"),

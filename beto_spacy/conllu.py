@@ -237,8 +237,9 @@ def _official_scores(gold: str, system: str) -> Dict[str, Any]:
     from udtools.udeval import evaluate, load_conllu
 
     limit = sys.getrecursionlimit()
-    # The evaluator follows heads by recursion: a chain may be as long as a document.
-    sys.setrecursionlimit(max(limit, 1000 + max(gold.count("\n"), system.count("\n"))))
+    # The evaluator follows heads by recursion: a chain may be as long as a sentence, and that as a document.
+    longest = max(sentence.count("\n") for text in (gold, system) for sentence in text.split("\n\n"))
+    sys.setrecursionlimit(max(limit, 1000 + longest))
     try:
         return evaluate(load_conllu(io.StringIO(gold), "gold", {}), load_conllu(io.StringIO(system), "system", {}))
     finally:

@@ -11,6 +11,7 @@ import re
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from spacy.language import Language
+from spacy.morphology import Morphology
 from spacy.tokens import Doc, Token
 
 _KEY = "beto_multiwords"
@@ -170,14 +171,6 @@ def split_verb(form: str, *, number: Optional[int] = None, imperative: bool = Fa
     return None
 
 
-def _features(text: str) -> Dict[str, str]:
-    return dict(part.partition("=")[::2] for part in text.split("|") if "=" in part)
-
-
-def _join(features: Dict[str, str]) -> str:
-    return "|".join(f"{name}={features[name]}" for name in sorted(features, key=str.lower))
-
-
 def split_token(token: Token) -> List[Word]:
     """The syntactic words of a token, if they are several; an empty list if it's one.
 
@@ -195,7 +188,7 @@ def split_token(token: Token) -> List[Word]:
         ]
     if pos not in ("VERB", "AUX"):
         return []
-    features = _features(str(token.morph))
+    features = token.morph.to_dict()
     lemmas = token.lemma_.split(" ") if token.lemma_ else []
     imperative = "Imp" in features.get("Mood", "").split(",")
     pronominal = "PrepCase" in features or "Prs" in features.get("PronType", "").split(",")
@@ -218,7 +211,7 @@ def _verb(token: Token, form: str, lemmas: Sequence[str], features: Dict[str, st
         kept["Number"] = "Plur" if plural else "Sing"
         kept["Person"] = "1" if low.endswith("mos") else persons[0] if len(persons) == 1 else "2"
     lemma = lemmas[0] if lemmas else ""
-    return Word(form, lemma, token.pos_, _join(kept), "")
+    return Word(form, lemma, token.pos_, Morphology.dict_to_feats(kept), "")
 
 
 def _pronouns(clitics: Sequence[str], features: Dict[str, str]) -> List[Word]:
@@ -226,7 +219,7 @@ def _pronouns(clitics: Sequence[str], features: Dict[str, str]) -> List[Word]:
     words = []
     for i, form in enumerate(clitics):
         lemma, morph = CLITICS[form.lower()]
-        own = _features(morph)
+        own = Morphology.feats_to_dict(morph)
         before_another = i + 1 < len(clitics)
         cases = features.get("Case", "").split(",")
         if before_another or (cases == ["Dat"] and own["Case"] == "Acc"):
@@ -239,7 +232,7 @@ def _pronouns(clitics: Sequence[str], features: Dict[str, str]) -> List[Word]:
             dep = "expl:pv"
         else:
             dep = "iobj" if own["Case"] == "Dat" and before_another else "obj"
-        words.append(Word(form, lemma, "PRON", _join(own), dep))
+        words.append(Word(form, lemma, "PRON", Morphology.dict_to_feats(own), dep))
     return words
 
 
@@ -252,11 +245,6 @@ def token_words(token: Token) -> List[Word]:
     if stored:
         return [Word(*word) for word in stored]
     return [Word(token.text, token.lemma_, token.pos_, str(token.morph), "")]
-
-
-def has_words(doc: Doc) -> bool:
-    """Whether `beto_multiwords` ran over a document."""
-    return _KEY in doc.user_data
 
 
 @Language.factory("beto_multiwords", assigns=["token._.words"], requires=["token.pos", "token.morph"])
