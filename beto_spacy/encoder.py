@@ -435,8 +435,8 @@ class SharedRows:
         self._ends.append(self._ends[-1] + len(align.lengths))
         return len(self._aligned) - 1
 
-    def tokens(self, number: int, pooling: Model) -> Any:
-        """The token vectors of a document. *Shape:* (n_tokens, width)
+    def tokens(self, numbers: Sequence[int], pooling: Model) -> "TokenVectors":
+        """The token vectors of documents, by their numbers. *Shape:* (n_tokens, width) each
 
         pooling: A layer without weights, such as ``reduce_mean.v1``; it's known by its name.
         """
@@ -449,7 +449,20 @@ class SharedRows:
                 xp = pooling.ops.xp
                 pooled = pooling.predict(Ragged(self.rows[xp.asarray(where)], xp.asarray(lengths)))
             self._pooled[pooling.name] = pooled
-        return self._pooled[pooling.name][self._ends[number] : self._ends[number + 1]]
+        pooled, ends = self._pooled[pooling.name], self._ends
+        found = TokenVectors(pooled[ends[number] : ends[number + 1]] for number in numbers)
+        if len(numbers) and list(numbers) == list(range(numbers[0], numbers[0] + len(numbers))):
+            found.rows = pooled[ends[numbers[0]] : ends[numbers[-1] + 1]]
+        return found
+
+
+class TokenVectors(List[Any]):
+    """The token vectors of documents: an array each, and all in one where they lie together.
+
+    rows: Of all documents, one after another, or None. *Shape:* (n_tokens, width)
+    """
+
+    rows: Any = None
 
 
 def _means(rows: Any, where: numpy.ndarray, lengths: numpy.ndarray) -> Any:

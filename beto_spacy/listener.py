@@ -82,8 +82,12 @@ def _has_weights(layer: Model) -> bool:
 def _pooled_once(model: Model, places: List[Any]) -> List[Floats2d]:
     """Token vectors that all heads with the same pooling share."""
     pooling = model.get_ref("pooling")
+    together = {id(place[0]): place[0] for place in places if place is not None}
+    if len(together) == 1 and all(place is not None for place in places):
+        shared = next(iter(together.values()))
+        return shared.tokens([place[1] for place in places], pooling)
     empty = model.ops.alloc2f(0, 0)
-    return [empty if place is None else place[0].tokens(place[1], pooling) for place in places]
+    return [empty if place is None else place[0].tokens([place[1]], pooling)[0] for place in places]
 
 
 def _no_backprop(gradients: Any) -> Any:

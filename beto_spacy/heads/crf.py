@@ -9,13 +9,13 @@ Tags follow the BIO scheme: 0 is O; of the label with number ``n``, ``1 + 2n`` b
 with it. What the scheme forbids has no probability at all.
 """
 
+import math
 from typing import List, NamedTuple, Tuple
 
 import torch
 
 #: Log-potential of what is forbidden: its exponential is zero, and sums of it are still finite.
 FORBIDDEN = -1e5
-_TINY = 1e-300
 
 
 def n_tags(n_labels: int) -> int:
@@ -93,6 +93,14 @@ class Potentials(NamedTuple):
     transitions: torch.Tensor
     lengths: torch.Tensor
 
+    def centred(self) -> "Potentials":
+        """With the largest emission of each token subtracted: the same distribution, in numbers that stay small."""
+        return self._replace(emissions=self.emissions - self.emissions.amax(dim=2, keepdim=True))
+
+    def double(self) -> "Potentials":
+        """In double precision; everything here is computed in the precision of the emissions."""
+        return Potentials(self.emissions.double(), self.starts.double(), self.transitions.double(), self.lengths)
+
     def scaled(self, temperature: float) -> "Potentials":
         """With all potentials divided by a temperature, which flattens (above 1) or sharpens the distribution."""
         return Potentials(
@@ -103,50 +111,79 @@ class Potentials(NamedTuple):
 def step_matrices(potentials: Potentials) -> torch.Tensor:
     """The log-potential of each tag at a token, given the tag before it; beyond the end, that of staying as one is.
 
-    At the first token it does not depend on the tag before. Scheme and lengths are observed.
+    At the first token it does not depend on the tag before. Scheme and lengths are observed. The sequences come last,
+    so that what is done to a tag is done to all of them at once.
 
-    *Shape:* (n_sequences, length, n_tags, n_tags), float64
+    *Shape:* (n_tags, n_tags, length, n_sequences): [tag before, tag]
     """
     emissions, starts, transitions, lengths = potentials
     n_labels = emissions.shape[2] // 2
     device = emissions.device
-    starts = starts.double().masked_fill(~allowed_starts(n_labels).to(device), FORBIDDEN)
-    transitions = transitions.double().masked_fill(~allowed_transitions(n_labels).to(device), FORBIDDEN)
-    before = transitions.expand(emissions.shape[1], -1, -1).clone()
-    before[0] = starts
-    matrices = before + emissions.double()[:, :, None, :]
-    beyond = torch.arange(emissions.shape[1], device=device) >= lengths[:, None]
-    return torch.where(beyond[:, :, None, None], _identity(emissions.shape[2], device), matrices)
+    starts = starts.masked_fill(~allowed_starts(n_labels).to(device), FORBIDDEN)
+    transitions = transitions.masked_fill(~allowed_transitions(n_labels).to(device), FORBIDDEN)
+    by_tag = emissions.permute(2, 1, 0).contiguous()
+    matrices = transitions[:, :, None, None] + by_tag[None]
+    matrices[:, :, 0] = (starts[:, None] + by_tag[:, 0])[None]
+    beyond = torch.arange(emissions.shape[1], device=device)[:, None] >= lengths[None, :]
+    return torch.where(beyond, _identity(matrices), matrices)
 
 
-def _identity(size: int, device: torch.device) -> torch.Tensor:
-    identity = torch.full((size, size), FORBIDDEN, dtype=torch.float64, device=device)
-    identity.fill_diagonal_(0.0)
-    return identity
+def _identity(like: torch.Tensor) -> torch.Tensor:
+    """Changes nothing in a product. *Shape:* (n_tags, n_tags, 1, 1)"""
+    identity = like.new_full((like.shape[0], like.shape[0]), FORBIDDEN)
+    return identity.fill_diagonal_(0.0)[:, :, None, None]
 
 
-def _log_product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """The matrix product in the semiring (log-sum, +)."""
-    scale_left = left.detach().amax(dim=-1, keepdim=True)
-    scale_right = right.detach().amax(dim=-2, keepdim=True)
-    product = torch.matmul((left - scale_left).exp(), (right - scale_right).exp())
-    return product.clamp_min(_TINY).log() + scale_left + scale_right
+def _halves(matrices: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
+    """The neighbours in a row of matrices, each pair to be multiplied; a last one alone gets the identity."""
+    if matrices.shape[2] % 2:
+        one = _identity(matrices).expand(-1, -1, 1, matrices.shape[3])
+        matrices = torch.cat([matrices, one], dim=2)
+    return matrices[:, :, 0::2], matrices[:, :, 1::2]
 
 
-def _padded_to_even(matrices: torch.Tensor) -> torch.Tensor:
-    if matrices.shape[1] % 2 == 0:
-        return matrices
-    one = _identity(matrices.shape[2], matrices.device).expand(matrices.shape[0], 1, -1, -1)
-    return torch.cat([matrices, one], dim=1)
+class _Scaled(NamedTuple):
+    """The two factors of products in the semiring (log-sum, +): exponentials, and what was taken out before."""
+
+    left: torch.Tensor
+    left_scale: torch.Tensor
+    right: torch.Tensor
+    right_scale: torch.Tensor
+
+
+def _factors(matrices: torch.Tensor) -> _Scaled:
+    left, right = _halves(matrices)
+    left_scale = left.detach().amax(dim=1, keepdim=True)
+    right_scale = right.detach().amax(dim=0, keepdim=True)
+    return _Scaled(_exp(left - left_scale), left_scale, _exp(right - right_scale), right_scale)
+
+
+def _exp(logarithms: torch.Tensor) -> torch.Tensor:
+    # Numbers so small that they aren't normal any more are slow.
+    return logarithms.clamp_min(1.0 + math.log(torch.finfo(logarithms.dtype).tiny)).exp()
+
+
+def _log(sums: torch.Tensor) -> torch.Tensor:
+    return sums.clamp_min(torch.finfo(sums.dtype).tiny).log()
+
+
+def _products(factors: _Scaled) -> torch.Tensor:
+    left, right = factors.left, factors.right
+    if left.requires_grad:
+        sums = torch.einsum("ijlb,jklb->iklb", left, right)
+    else:
+        sums = left[:, 0, None] * right[None, 0]
+        for middle in range(1, len(left)):
+            sums.addcmul_(left[:, middle, None], right[None, middle])
+    return _log(sums) + factors.left_scale + factors.right_scale
 
 
 def log_partition(potentials: Potentials) -> torch.Tensor:
-    """The logarithm of the sum over all tag sequences. *Shape:* (n_sequences,), float64"""
+    """The logarithm of the sum over all tag sequences. *Shape:* (n_sequences,)"""
     matrices = step_matrices(potentials)
-    while matrices.shape[1] > 1:
-        matrices = _padded_to_even(matrices)
-        matrices = _log_product(matrices[:, 0::2], matrices[:, 1::2])
-    return torch.logsumexp(matrices[:, 0, 0, :], dim=-1)
+    while matrices.shape[2] > 1:
+        matrices = _products(_factors(matrices))
+    return torch.logsumexp(matrices[0, :, 0], dim=0)
 
 
 def negative_log_likelihood(potentials: Potentials, possible: torch.Tensor) -> torch.Tensor:
@@ -156,7 +193,8 @@ def negative_log_likelihood(potentials: Potentials, possible: torch.Tensor) -> t
         (n_sequences, length, n_tags), bool
     *Shape of the result:* (n_sequences,), float64; 0 for a sequence without any annotation.
     """
-    agreeing = potentials._replace(emissions=potentials.emissions.double().masked_fill(~possible, FORBIDDEN))
+    potentials = potentials.double()
+    agreeing = potentials._replace(emissions=potentials.emissions.masked_fill(~possible, FORBIDDEN))
     return log_partition(potentials) - log_partition(agreeing)
 
 
@@ -166,51 +204,33 @@ def viterbi(potentials: Potentials) -> torch.Tensor:
     It always follows the scheme.
     """
     matrices = step_matrices(potentials)
-    n_sequences, length = matrices.shape[:2]
-    choices: List[torch.Tensor] = []
-    while matrices.shape[1] > 1:
-        matrices = _padded_to_even(matrices)
-        matrices, best = _max_product(matrices[:, 0::2], matrices[:, 1::2])
-        choices.append(best)
+    size, _, length, n_sequences = matrices.shape
+    levels: List[Tuple[torch.Tensor, torch.Tensor]] = []
+    while matrices.shape[2] > 1:
+        levels.append(_halves(matrices))
+        matrices = _max_product(*levels[-1])
     # Down the tree: between the tags before and at the end of a part lies the tag at the end of its first half.
-    rows = torch.arange(n_sequences, device=matrices.device)[:, None]
-    before = torch.zeros((n_sequences, 1), dtype=torch.int64, device=matrices.device)
-    at_end = matrices[:, 0, 0, :].argmax(dim=-1, keepdim=True)
-    for best in reversed(choices):
-        parts = torch.arange(best.shape[1], device=matrices.device)[None, :]
-        before, at_end = before[:, : best.shape[1]], at_end[:, : best.shape[1]]
-        middle = best[rows, parts, before, at_end]
-        before = torch.stack([before, middle], dim=2).reshape(n_sequences, -1)
-        at_end = torch.stack([middle, at_end], dim=2).reshape(n_sequences, -1)
-    tags = at_end[:, :length]
+    before = torch.zeros((1, n_sequences), dtype=torch.int64, device=matrices.device)
+    at_end = matrices[0, :, 0].argmax(dim=0, keepdim=True)
+    for left, right in reversed(levels):
+        n = left.shape[2]
+        before, at_end = before[:n], at_end[:n]
+        first = left.gather(0, before.expand(1, size, -1, -1))[0]
+        second = right.gather(1, at_end.expand(size, 1, -1, -1))[:, 0]
+        middle = (first + second).argmax(dim=0)
+        before = torch.stack([before, middle], dim=1).reshape(2 * n, n_sequences)
+        at_end = torch.stack([middle, at_end], dim=1).reshape(2 * n, n_sequences)
+    tags = at_end[:length].T
     beyond = torch.arange(length, device=tags.device) >= potentials.lengths[:, None]
     return tags.masked_fill(beyond, 0)
 
 
-def _max_product(left: torch.Tensor, right: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
-    """The matrix product in the semiring (max, +), and which inner index gave each maximum."""
-    best = left[..., :, 0, None] + right[..., None, 0, :]
-    index = torch.zeros(best.shape, dtype=torch.int64, device=best.device)
-    for middle in range(1, left.shape[-1]):
-        other = left[..., :, middle, None] + right[..., None, middle, :]
-        index = torch.where(other > best, middle, index)
-        best = torch.maximum(best, other)
-    return best, index
-
-
-def _prefix_products(matrices: torch.Tensor) -> torch.Tensor:
-    """The products of the first one, the first two, ... matrices, in the semiring (log-sum, +)."""
-    length = matrices.shape[1]
-    if length == 1:
-        return matrices
-    even = _padded_to_even(matrices)
-    pairs = _prefix_products(_log_product(even[:, 0::2], even[:, 1::2]))
-    out = torch.empty_like(even)
-    out[:, 0] = even[:, 0]
-    out[:, 1::2] = pairs
-    if even.shape[1] > 2:
-        out[:, 2::2] = _log_product(pairs[:, :-1], even[:, 2::2])
-    return out[:, :length]
+def _max_product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """The matrix product in the semiring (max, +)."""
+    best = left[:, 0, None] + right[None, 0]
+    for middle in range(1, len(left)):
+        torch.maximum(best, left[:, middle, None] + right[None, middle], out=best)
+    return best
 
 
 class ForwardBackward(NamedTuple):
@@ -227,20 +247,36 @@ class ForwardBackward(NamedTuple):
 
 
 def forward_backward(potentials: Potentials) -> ForwardBackward:
-    """Compute the forward and backward sums of all tokens."""
+    """Compute the forward and backward sums of all tokens.
+
+    Up the tree go products of matrices; down it goes, for each part, what comes before it and what follows it.
+    """
     matrices = step_matrices(potentials)
-    forward = _prefix_products(matrices)[:, :, 0, :]
-    total = torch.logsumexp(forward[:, -1], dim=-1)
-    # From the end: products of the last matrix, the last two, ..., as prefixes of the reversed and transposed ones.
-    suffix = _prefix_products(matrices.flip(1).transpose(2, 3)).flip(1).transpose(2, 3)
-    after = torch.logsumexp(suffix, dim=-1)  # of what follows the tag before a token
-    backward = torch.zeros_like(forward)
-    backward[:, :-1] = after[:, 1:]
-    return ForwardBackward(forward, backward, total)
+    size, _, length, n_sequences = matrices.shape
+    levels: List[_Scaled] = []
+    while matrices.shape[2] > 1:
+        levels.append(_factors(matrices))
+        matrices = _products(levels[-1])
+    last = matrices[0]
+    before = matrices.new_full((size, 1, n_sequences), FORBIDDEN)
+    before[0] = 0.0  # the first matrix doesn't depend on what is before it
+    after = torch.zeros_like(before)
+    for factors in reversed(levels):
+        n = factors.left.shape[2]
+        before, after = before[:, :n], after[:, :n]
+        come, follow = before + factors.left_scale[:, 0], after + factors.right_scale[0]
+        scale_come, scale_follow = come.amax(dim=0), follow.amax(dim=0)
+        middle_before = _log((_exp(come - scale_come)[:, None] * factors.left).sum(dim=0)) + scale_come
+        middle_after = _log((factors.right * _exp(follow - scale_follow)[None]).sum(dim=1)) + scale_follow
+        before = torch.stack([before, middle_before], dim=2).reshape(size, 2 * n, n_sequences)
+        after = torch.stack([middle_after, after], dim=2).reshape(size, 2 * n, n_sequences)
+    forward = torch.cat([before[:, 1:length], last], dim=1)
+    total = torch.logsumexp(last[:, 0], dim=0)
+    return ForwardBackward(forward.permute(2, 1, 0), after[:, :length].permute(2, 1, 0), total)
 
 
 def tag_marginals(sums: ForwardBackward) -> torch.Tensor:
-    """The probability of each tag at each token. *Shape:* (n_sequences, length, n_tags), float64"""
+    """The probability of each tag at each token. *Shape:* (n_sequences, length, n_tags)"""
     return (sums.forward + sums.backward - sums.total[:, None, None]).exp()
 
 
@@ -266,7 +302,7 @@ def span_probabilities(potentials: Potentials, sums: ForwardBackward, spans: tor
     n_labels = emissions.shape[2] // 2
     allowed = allowed_transitions(n_labels).to(emissions.device)[at_end]
     allowed = allowed & (torch.arange(emissions.shape[2], device=emissions.device)[None, :] != inside[:, None])
-    follows = transitions[at_end] + emissions[row, after] + sums.backward[row, after]
+    follows = transitions[at_end] + emissions[row, after] + sums.backward[row, after].double()
     ended = torch.logsumexp(follows.masked_fill(~allowed, FORBIDDEN), dim=1)
     score = score + torch.where(is_last, torch.zeros_like(ended), ended)
     return (score - sums.total[row]).exp().clamp(0.0, 1.0)

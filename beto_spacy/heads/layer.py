@@ -72,7 +72,8 @@ def _forward(
     model: Model[List[Floats2d], Outputs], X: List[Floats2d], is_train: bool
 ) -> Tuple[Outputs, Callable[[Outputs], List[Floats2d]]]:
     lengths = [len(x) for x in X]
-    vectors = xp2torch(model.ops.flatten(X), requires_grad=is_train)
+    rows = getattr(X, "rows", None)  # token vectors that lie together already
+    vectors = xp2torch(model.ops.flatten(X) if rows is None else rows, requires_grad=is_train)
     inputs: Tuple[torch.Tensor, ...] = (vectors,)
     if model.attrs["takes_lengths"]:
         inputs = (vectors, torch.tensor(lengths, device=vectors.device))

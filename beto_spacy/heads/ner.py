@@ -9,7 +9,7 @@ from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Op
 
 import numpy
 import torch
-from spacy.attrs import ENT_IOB, IS_PUNCT, SENT_START
+from spacy.attrs import ENT_IOB, ENT_TYPE, IS_PUNCT, SENT_START
 from spacy.language import Language
 from spacy.tokens import Doc, Span, SpanGroup
 from spacy.training import Example
@@ -134,14 +134,17 @@ class BetoEntityRecognizer(TorchHead):
         possible = self._preset(docs, outputs.tensors[0])
         with torch.inference_mode():
             for batch in _batches(docs, outputs, possible):
-                bound = batch.potentials
+                bound = batch.potentials.centred()
                 if batch.possible is not None:
                     bound = bound._replace(emissions=bound.emissions.masked_fill(~batch.possible, crf.FORBIDDEN))
                 spans = crf.tags_to_spans(crf.viterbi(bound), bound.lengths)
                 if not len(spans):
                     continue
-                scaled = bound.scaled(self.cfg["temperature"])
-                scores = crf.span_probabilities(scaled, crf.forward_backward(scaled), spans)
+                rows, places = spans[:, 0].unique(return_inverse=True)
+                scaled = bound._replace(emissions=bound.emissions[rows], lengths=bound.lengths[rows])
+                scaled = scaled.scaled(self.cfg["temperature"])
+                where = torch.cat([places[:, None], spans[:, 1:]], dim=1)
+                scores = crf.span_probabilities(scaled, crf.forward_backward(scaled), where)
                 for (row, first, last, label), score in zip(spans.tolist(), scores.tolist()):
                     doc, offset = batch.places[row]
                     found[doc].append(FoundSpan(first + offset, last + offset + 1, self.labels[label], score))
@@ -151,13 +154,14 @@ class BetoEntityRecognizer(TorchHead):
         """Set the entities that were found beside those that are there."""
         key, least = self.settings["spans_key"], self.settings["min_confidence"]
         for doc, found in zip(docs, scores):
-            group = SpanGroup(doc, name=key, attrs={"confidences": [s.confidence for s in found]})
-            group.extend([Span(doc, s.start, s.end, label=s.label) for s in found])
-            doc.spans[key] = group
-            before = list(doc.ents)
+            spans = [Span(doc, s.start, s.end, label=s.label) for s in found]
+            doc.spans[key] = SpanGroup(doc, name=key, attrs={"confidences": [s.confidence for s in found]}, spans=spans)
+            new = [span for span, s in zip(spans, found) if s.confidence >= least]
+            iob, types = doc.to_array([ENT_IOB, ENT_TYPE]).reshape(-1, 2).T
+            before = list(doc.ents) if types.any() else []
             kept = {(entity.start, entity.end) for entity in before}
-            blocked = [doc[token.i : token.i + 1] for token in doc if token.ent_iob == 3 and not token.ent_type]
-            new = [span for span, s in zip(group, found) if s.confidence >= least and (s.start, s.end) not in kept]
+            blocked = [doc[int(i) : int(i) + 1] for i in numpy.flatnonzero((iob == 3) & (types == 0))]
+            new = [span for span in new if (span.start, span.end) not in kept]
             doc.set_ents([*before, *new], blocked=blocked, default="outside")
 
     def _preset(self, docs: Sequence[Doc], emissions: torch.Tensor) -> Optional[torch.Tensor]:
