@@ -5,7 +5,18 @@ import itertools
 import numpy
 import pytest
 
-from beto_spacy.heads.mst import best_trees, is_projective, is_tree
+from beto_spacy.heads.mst import are_trees, best_trees, is_projective
+
+
+def is_tree(heads):
+    return bool(are_trees(heads[None], [len(heads)])[0])
+
+
+def best_tree(scores, projective=False):
+    heads = scores.copy()
+    heads[numpy.arange(len(scores)), 1 + numpy.arange(len(scores))] = -numpy.inf
+    (found,) = best_trees(heads.argmax(axis=1)[None], [len(scores)], lambda row: heads, projective=projective)
+    return found
 
 
 def reaches_root(heads):
@@ -52,7 +63,7 @@ def test_it_is_the_best_of_all_trees(n, projective, root):
     for _ in range(40):
         scores = chance.normal(size=(n, n + 1))
         scores[:, 0] += root  # many words want the root, or none does
-        (heads,) = best_trees([scores], projective=projective)
+        heads = best_tree(scores, projective)
         assert tuple(heads) in trees
         assert total(scores, heads) == pytest.approx(max(total(scores, tree) for tree in trees))
 
@@ -61,8 +72,21 @@ def test_long_sentences_and_large_scores():
     chance = numpy.random.default_rng(0)
     for scale in (1.0, 1e6):
         scores = scale * chance.normal(size=(300, 301))
-        (heads,) = best_trees([scores.astype("f")])
+        heads = best_tree(scores.astype("f"))
         assert is_tree(heads)
-    (heads,) = best_trees([chance.normal(size=(60, 61))], projective=True)
+    heads = best_tree(chance.normal(size=(60, 61)), projective=True)
     assert is_tree(heads) and is_projective(heads)
-    assert best_trees([]) == []
+
+
+def test_sentences_of_a_batch_do_not_touch_each_other():
+    heads = numpy.asarray([[2, 0, 2, 0], [2, 1, 0, 0], [0, 0, 0, 0], [0, 1, 2, 3]])
+    assert are_trees(heads, [3, 3, 1, 4]).tolist() == [True, False, True, True]
+    asked = []
+
+    def scores_of(row):
+        asked.append(row)
+        return numpy.asarray([[0.0, -numpy.inf, 3.0, 0.0], [1.0, 3.0, -numpy.inf, 0.0], [0.0, 0.0, 0.5, -numpy.inf]])
+
+    found = best_trees(heads, [3, 3, 1, 4], scores_of)
+    assert asked == [1] and found[1].tolist() == [2, 0, 2, 0]
+    assert (found[[0, 2, 3]] == heads[[0, 2, 3]]).all()

@@ -54,7 +54,7 @@ def examples(nlp):
 
 def build(tok2vec=CNN, **settings):
     nlp = spacy.blank("es")
-    senter = {"@architectures": "beto_spacy.TokenScore.v1", "tok2vec": tok2vec, "dropout": 0.0}
+    senter = {"@architectures": "beto_spacy.SentenceStarts.v1", "tok2vec": tok2vec, "dropout": 0.0}
     parser = {"@architectures": "beto_spacy.Biaffine.v1", "tok2vec": tok2vec, "dropout": 0.0, "arc_width": 32}
     nlp.add_pipe("beto_senter", name="senter", config={"model": senter})
     nlp.add_pipe("beto_parser", name="parser", config={"model": {**parser, "label_width": 16}, **settings})
@@ -180,9 +180,12 @@ def test_the_loss_is_the_sum_of_cross_entropies(trained):
     expected = 0.0
     for i, (_, head, label) in enumerate(SENTENCES[0]):
         expected -= torch.log_softmax(arcs[i], 0)[head].item()
-        left = torch.cat([p.label_dependent[i], torch.ones(1)])
+        children = [p.label_child[j] for j, (_, other, _) in enumerate(SENTENCES[0]) if other == i + 1]
+        left = torch.cat([sum(children, p.label_dependent[i]), torch.ones(1)])
         right = torch.cat([p.label_root if head == 0 else p.label_head[head - 1], torch.ones(1)])
+        side = 0 if head == 0 else 1 if head < i + 1 else 2
         labels = torch.stack([left @ weight @ right for weight in p.label_weight])
+        labels = labels + (left @ p.label_sides).reshape(3, -1)[side]
         expected -= torch.log_softmax(labels, 0)[pipe.labels.index(label)].item()
     assert loss == pytest.approx(expected, rel=1e-4, abs=1e-5)
     assert torch.isneginf(arcs[torch.arange(4), torch.arange(1, 5)]).all()
@@ -193,6 +196,8 @@ def test_scores_do_not_depend_on_what_shares_the_batch():
     module = biaffine.BiaffineProjections(8, 3, arc_width=6, label_width=4, dropout=0.0)
     torch.nn.init.normal_(module.arc_weight)
     torch.nn.init.normal_(module.label_weight)
+    torch.nn.init.normal_(module.arc_places)
+    torch.nn.init.normal_(module.label_sides)
     p = module(torch.randn(9, 8))
     words = torch.tensor([[0, 1, 2, 3, 4], [5, 6, 7, 0, 0]])
     arcs = biaffine.score_arcs(p, words, torch.tensor([5, 3]))

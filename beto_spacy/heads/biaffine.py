@@ -1,33 +1,47 @@
 """Deep biaffine attention for dependencies (Dozat and Manning 2017), in torch.
 
 Each word is projected four times: as the dependent and as the head of an arc, and the same for its label. Arcs are
-scored for all pairs of a sentence, labels for one head of each word only, so that the memory stays bounded. Pure torch:
-spaCy is in `parser.py`, trees are in `mst.py`.
+scored for all pairs of a sentence, labels for one head of each word only, so that the memory stays bounded. What a word
+thinks of a head also depends on how far away that is, and on which side, as in Qi et al. (2018); here by a vector for
+each distance, like the relative positions of Shaw et al. (2018). A word's label depends on its own dependents too: an
+object with a preposition is another thing than one without. Pure torch: spaCy is in `parser.py`, trees are in `mst.py`.
 """
 
 from typing import NamedTuple, Tuple
 
 import torch
 
+#: Where the next group of distances begins: 1, 2, 3, 4, 5-6, 7-9, 10-14, 15-22, 23 and more.
+_DISTANCES = (2, 3, 4, 5, 7, 10, 15, 23)
+#: Words whose labels are scored at once on the CPU, so that what is between stays in its cache.
+_CHUNK = 64
+#: Kinds of places that a head can have: the root, and each distance on either side.
+N_PLACES = 1 + 2 * (len(_DISTANCES) + 1)
+
 
 class Projections(NamedTuple):
     """The projections of all words in a row, and the weights that pairs are scored with.
 
     arc_dependent, arc_head: *Shape:* (n_words, arc_width)
-    label_dependent, label_head: *Shape:* (n_words, label_width)
+    label_dependent, label_head, label_child: *Shape:* (n_words, label_width)
     arc_root, label_root: The root of it all as a head. *Shape:* (arc_width,), (label_width,)
     arc_weight: *Shape:* (arc_width + 1, arc_width)
+    arc_places: By kind of place, see `head_places`. *Shape:* (arc_width + 1, N_PLACES)
     label_weight: *Shape:* (n_labels, label_width + 1, label_width + 1)
+    label_sides: By side of the head: it's the root, before the word, after it. *Shape:* (label_width + 1, 3 * n_labels)
     """
 
     arc_dependent: torch.Tensor
     arc_head: torch.Tensor
     label_dependent: torch.Tensor
     label_head: torch.Tensor
+    label_child: torch.Tensor
     arc_root: torch.Tensor
     label_root: torch.Tensor
     arc_weight: torch.Tensor
+    arc_places: torch.Tensor
     label_weight: torch.Tensor
+    label_sides: torch.Tensor
 
 
 class BiaffineProjections(torch.nn.Module):
@@ -46,22 +60,28 @@ class BiaffineProjections(torch.nn.Module):
         self.arc_head = torch.nn.Linear(width, arc_width)
         self.label_dependent = torch.nn.Linear(width, label_width)
         self.label_head = torch.nn.Linear(width, label_width)
+        self.label_child = torch.nn.Linear(width, label_width)
         self.arc_root = torch.nn.Parameter(torch.zeros(arc_width))
         self.label_root = torch.nn.Parameter(torch.zeros(label_width))
         self.arc_weight = torch.nn.Parameter(torch.zeros(arc_width + 1, arc_width))
+        self.arc_places = torch.nn.Parameter(torch.zeros(arc_width + 1, N_PLACES))
         self.label_weight = torch.nn.Parameter(torch.zeros(n_labels, label_width + 1, label_width + 1))
-        for linear in (self.arc_dependent, self.arc_head, self.label_dependent, self.label_head):
+        self.label_sides = torch.nn.Parameter(torch.zeros(label_width + 1, 3 * n_labels))
+        for linear in self._layers():
             torch.nn.init.xavier_uniform_(linear.weight)
             torch.nn.init.zeros_(linear.bias)
         torch.nn.init.normal_(self.arc_root, std=0.1)
         torch.nn.init.normal_(self.label_root, std=0.1)
 
+    def _layers(self) -> Tuple[torch.nn.Linear, ...]:
+        return self.arc_dependent, self.arc_head, self.label_dependent, self.label_head, self.label_child
+
     def forward(self, vectors: torch.Tensor) -> Tuple[torch.Tensor, ...]:
         """vectors: *Shape:* (n_words, width)"""
         vectors = self.dropout(vectors)
-        layers = (self.arc_dependent, self.arc_head, self.label_dependent, self.label_head)
-        projected = (self.dropout(torch.nn.functional.gelu(layer(vectors))) for layer in layers)
-        return Projections(*projected, self.arc_root, self.label_root, self.arc_weight, self.label_weight)
+        projected = (self.dropout(torch.nn.functional.gelu(layer(vectors))) for layer in self._layers())
+        weights = (self.arc_weight, self.arc_places, self.label_weight, self.label_sides)
+        return Projections(*projected, self.arc_root, self.label_root, *weights)
 
 
 def _with_one(tensor: torch.Tensor) -> torch.Tensor:
@@ -70,6 +90,15 @@ def _with_one(tensor: torch.Tensor) -> torch.Tensor:
 
 def _with_root(states: torch.Tensor, root: torch.Tensor) -> torch.Tensor:
     return torch.cat([root.expand(len(states), 1, -1), states], dim=1)
+
+
+def head_places(length: int, device: torch.device) -> torch.Tensor:
+    """What kind of place each head has for each word of a sentence. *Shape:* (length, 1 + length): [dependent, head]"""
+    words = torch.arange(1, 1 + length, device=device)
+    apart = words[None, :] - words[:, None]
+    bounds = torch.tensor(_DISTANCES, device=device)
+    kinds = 1 + torch.bucketize(apart.abs(), bounds, right=True) + torch.where(apart > 0, len(_DISTANCES) + 1, 0)
+    return torch.cat([kinds.new_zeros((length, 1)), kinds], dim=1)
 
 
 def score_arcs(projections: Projections, words: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
@@ -82,8 +111,10 @@ def score_arcs(projections: Projections, words: torch.Tensor, lengths: torch.Ten
     """
     dependents = _with_one(projections.arc_dependent[words])
     heads = _with_root(projections.arc_head[words], projections.arc_root)
-    scores = dependents @ projections.arc_weight @ heads.transpose(1, 2)
     length = words.shape[1]
+    by_place = dependents @ projections.arc_places
+    kinds = head_places(length, words.device).expand(len(words), -1, -1)
+    scores = dependents @ projections.arc_weight @ heads.transpose(1, 2) + by_place.gather(2, kinds)
     places = torch.arange(1 + length, device=words.device)
     never = places[None, None, :] > lengths[:, None, None]
     itself = places[None, :] == places[1:, None]
@@ -91,16 +122,27 @@ def score_arcs(projections: Projections, words: torch.Tensor, lengths: torch.Ten
 
 
 def score_labels(projections: Projections, words: torch.Tensor, heads: torch.Tensor) -> torch.Tensor:
-    """Score the labels of one arc of each word.
+    """Score the labels of one arc of each word, in a tree.
 
     words: As in `score_arcs`.
     heads: The head of each word, from 1, or 0 for the root. *Shape:* (n_sentences, length)
     *Shape of the result:* (n_sentences, length, n_labels)
     """
-    dependents = _with_one(projections.label_dependent[words])
-    states = _with_one(_with_root(projections.label_head[words], projections.label_root))
-    chosen = torch.gather(states, 1, heads[:, :, None].expand(-1, -1, states.shape[2]))
-    return torch.einsum("bti,lij,btj->btl", dependents, projections.label_weight, chosen)
+    n_labels, size, _ = projections.label_weight.shape
+    states = _with_root(projections.label_head[words], projections.label_root)
+    by_word = heads[:, :, None].expand(-1, -1, size - 1)
+    children = torch.zeros_like(states).scatter_add(1, by_word, projections.label_child[words])[:, 1:]
+    own = _with_one(projections.label_dependent[words] + children).reshape(-1, size)
+    chosen = _with_one(torch.gather(states, 1, by_word)).reshape(-1, size)
+    weight = projections.label_weight.permute(1, 0, 2).reshape(size, n_labels * size)
+    at_once = _CHUNK if words.device.type == "cpu" else max(1, len(own))
+    pairs = zip(own.split(at_once), chosen.split(at_once))
+    scores = torch.cat([((a @ weight).unflatten(-1, (n_labels, size)) @ b[..., None])[..., 0] for a, b in pairs])
+    places = torch.arange(1, 1 + words.shape[1], device=words.device)
+    sides = torch.where(heads == 0, 0, torch.where(heads < places, 1, 2)).reshape(-1)
+    by_side = (own @ projections.label_sides).unflatten(-1, (3, n_labels))
+    scores = scores + by_side[torch.arange(len(own), device=words.device), sides]
+    return scores.unflatten(0, words.shape)
 
 
 def tree_loss(arcs: torch.Tensor, heads: torch.Tensor) -> torch.Tensor:

@@ -5,37 +5,50 @@ best head of each word makes a tree already; where it doesn't, the best spanning
 of Chu and Liu (1965) and Edmonds (1967), or the best projective tree by that of Eisner (1996).
 """
 
-from typing import List, Sequence
+from typing import Callable, Sequence
 
 import numpy
 from ufal.chu_liu_edmonds import chu_liu_edmonds
 
 
-def best_trees(scores: Sequence[numpy.ndarray], *, projective: bool = False) -> List[numpy.ndarray]:
+def best_trees(
+    heads: numpy.ndarray,
+    lengths: Sequence[int],
+    scores_of: Callable[[int], numpy.ndarray],
+    *,
+    projective: bool = False,
+) -> numpy.ndarray:
     """Find the best tree of each sentence; exactly one word of it hangs on the root.
 
-    scores: Of each sentence, the scores of its arcs. *Shape:* (n_words, 1 + n_words): [dependent, head]
+    heads: The best head of each word by itself, from 1, or 0 for the root; 0 beyond the end. *Shape:* (n_sentences,
+        length)
+    lengths: Words of each sentence.
+    scores_of: Gives the scores of a sentence's arcs, *shape:* (n_words, 1 + n_words): [dependent, head]. Asked only of
+        those whose best heads make no tree.
     projective: Whether no arcs may cross.
-    Returns the head of each word, from 1, or 0 for the one that hangs on the root. *Shape:* (n_words,) each
+    Returns the head of each word, as ``heads``.
     """
-    found = []
-    for sentence in scores:
-        heads = sentence.argmax(axis=1)
-        # An arc of a word to itself has no score that counts.
-        if not is_tree(heads) or (projective and not is_projective(heads)):
-            heads = _eisner(sentence) if projective else _arborescence(sentence)
-        found.append(heads)
-    return found
+    heads = heads.copy()
+    done = are_trees(heads, lengths)
+    for row, length in enumerate(lengths):
+        if not done[row] or (projective and not is_projective(heads[row, :length])):
+            scores = scores_of(row)
+            heads[row, :length] = _eisner(scores) if projective else _arborescence(scores)
+    return heads
 
 
-def is_tree(heads: numpy.ndarray) -> bool:
-    """Whether heads make a tree with one word on the root."""
-    if (heads == 0).sum() != 1:
-        return False
-    reached = numpy.concatenate([[0], heads])
-    for _ in range(int(len(heads)).bit_length()):  # twice as far up each time
-        reached = reached[reached]
-    return not reached.any()
+def are_trees(heads: numpy.ndarray, lengths: Sequence[int]) -> numpy.ndarray:
+    """Whether heads make a tree with one word on the root, for each sentence. *Shape:* (n_sentences,), bool
+
+    heads, lengths: As in `best_trees`.
+    """
+    n_sentences, length = heads.shape
+    beyond = length - numpy.asarray(lengths)
+    single = (heads == 0).sum(axis=1) - beyond == 1
+    reached = numpy.concatenate([numpy.zeros((n_sentences, 1), dtype=heads.dtype), heads], axis=1)
+    for _ in range(int(length).bit_length()):  # twice as far up each time
+        reached = numpy.take_along_axis(reached, reached, axis=1)
+    return single & ~reached.any(axis=1)
 
 
 def is_projective(heads: numpy.ndarray) -> bool:

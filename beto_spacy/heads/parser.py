@@ -23,7 +23,7 @@ from .biaffine import BiaffineProjections, Projections, score_arcs, score_labels
 from .layer import Outputs, make_torch_layer
 from .mst import best_trees
 
-_DEFAULT_MODEL = default_model("beto_spacy.Biaffine.v1", arc_width=256, label_width=96, dropout=0.2)
+_DEFAULT_MODEL = default_model("beto_spacy.Biaffine.v1", arc_width=128, label_width=64, dropout=0.2)
 #: Words of a sentence at most; a longer one is cut into several.
 _MOST_WORDS = 1_000
 #: Padded words, and padded pairs of words, that are worked on at once.
@@ -35,8 +35,8 @@ _SPACE_LABEL = "dep"
 
 def make_biaffine(
     tok2vec: Model[List[Doc], List[Floats2d]],
-    arc_width: int = 256,
-    label_width: int = 96,
+    arc_width: int = 128,
+    label_width: int = 64,
     dropout: float = 0.2,
     learn_rate_factor: float = 1.0,
 ) -> Model[List[Doc], Outputs]:
@@ -139,14 +139,15 @@ class BetoDependencyParser(TorchHead):
         starts = [doc.to_array(["SENT_START"]).astype("i8") == 1 for doc in docs]
         with torch.inference_mode():
             for batch in _batches(docs, starts, outputs):
-                arcs = score_arcs(batch.projections, batch.words, batch.lengths).cpu().numpy()
+                arcs = score_arcs(batch.projections, batch.words, batch.lengths)
                 lengths = batch.lengths.tolist()
-                trees = best_trees(
-                    [arcs[row, :n, : n + 1] for row, n in enumerate(lengths)], projective=self.settings["projective"]
+                beyond = torch.arange(arcs.shape[1], device=arcs.device) >= batch.lengths[:, None]
+                heads = best_trees(
+                    arcs.argmax(dim=2).masked_fill(beyond, 0).cpu().numpy(),
+                    lengths,
+                    partial(_scores_of, arcs, lengths),
+                    projective=self.settings["projective"],
                 )
-                heads = numpy.zeros(batch.words.shape, dtype="i8")
-                for row, tree in enumerate(trees):
-                    heads[row, : len(tree)] = tree
                 on_device = torch.from_numpy(heads).to(batch.words.device)
                 labels = self._best_labels(batch, on_device).cpu().numpy()
                 for row, (doc, tokens) in enumerate(batch.places):
@@ -217,6 +218,11 @@ class BetoDependencyParser(TorchHead):
                 reduction="sum",
             )
         return loss
+
+
+def _scores_of(arcs: torch.Tensor, lengths: Sequence[int], row: int) -> numpy.ndarray:
+    n = lengths[row]
+    return arcs[row, :n, : n + 1].cpu().numpy()
 
 
 class _Batch(NamedTuple):

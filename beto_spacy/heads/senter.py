@@ -16,38 +16,49 @@ from thinc.types import Floats2d
 from .base import TorchHead, default_model
 from .layer import Outputs, make_torch_layer
 
-_DEFAULT_MODEL = default_model("beto_spacy.TokenScore.v1", dropout=0.1)
+_DEFAULT_MODEL = default_model("beto_spacy.SentenceStarts.v1", hidden_width=64, dropout=0.1)
 
 
-class TokenScore(torch.nn.Module):
-    """One number for each token.
+class SentenceStarts(torch.nn.Module):
+    """One number for each token, from its vector and that of the token before it.
 
     width: Of the token vectors.
     n_classes: Of no matter; there is one.
+    hidden_width: Of the hidden layer.
     dropout: Of the token vectors, in training.
     """
 
-    def __init__(self, width: int, n_classes: int, *, dropout: float):
+    def __init__(self, width: int, n_classes: int, *, hidden_width: int, dropout: float):
         super().__init__()
         self.dropout = torch.nn.Dropout(dropout)
-        self.linear = torch.nn.Linear(width, 1)
+        self.this = torch.nn.Linear(width, hidden_width)
+        self.before = torch.nn.Linear(width, hidden_width, bias=False)
+        self.score = torch.nn.Linear(hidden_width, 1)
 
     def forward(self, vectors: torch.Tensor) -> Sequence[torch.Tensor]:
-        """vectors: *Shape:* (n_tokens, width). Returns a tuple of one tensor. *Shape:* (n_tokens,)"""
-        return (self.linear(self.dropout(vectors))[:, 0],)
+        """vectors: Of the documents in a row; whatever is before a document is of no matter, since it starts with a
+        sentence. *Shape:* (n_tokens, width). Returns a tuple of one tensor. *Shape:* (n_tokens,)
+        """
+        vectors = self.dropout(vectors)
+        hidden = self.this(vectors) + self.before(vectors).roll(1, dims=0)
+        return (self.score(torch.nn.functional.gelu(hidden))[:, 0],)
 
 
-def make_token_score(
-    tok2vec: Model[List[Doc], List[Floats2d]], dropout: float = 0.1, learn_rate_factor: float = 1.0
+def make_sentence_starts(
+    tok2vec: Model[List[Doc], List[Floats2d]],
+    hidden_width: int = 64,
+    dropout: float = 0.1,
+    learn_rate_factor: float = 1.0,
 ) -> Model[List[Doc], Outputs]:
-    """Build ``beto_spacy.TokenScore.v1``: one number for each token.
+    """Build ``beto_spacy.SentenceStarts.v1``: for each token, how likely a sentence starts with it.
 
     tok2vec: The token vectors, such as ``beto_spacy.Listener.v1``.
+    hidden_width: Of the hidden layer.
     dropout: Of the token vectors, in training.
     learn_rate_factor: The optimizer's rate is multiplied by it for this head.
     """
-    build = partial(TokenScore, dropout=dropout)
-    return make_torch_layer("beto-token-score", tok2vec, build, learn_rate_factor=learn_rate_factor)
+    build = partial(SentenceStarts, hidden_width=hidden_width, dropout=dropout)
+    return make_torch_layer("beto-sentence-starts", tok2vec, build, learn_rate_factor=learn_rate_factor)
 
 
 def make_senter_scorer() -> Callable[..., Any]:
@@ -76,7 +87,7 @@ def make_beto_senter(
 ) -> "BetoSentenceRecognizer":
     """Build a `BetoSentenceRecognizer`.
 
-    model: ``beto_spacy.TokenScore.v1``.
+    model: ``beto_spacy.SentenceStarts.v1``.
     overwrite: Whether boundaries that are there before are replaced.
     scorer: From `make_senter_scorer`.
     """
