@@ -37,6 +37,7 @@ from spacy.tokens import Doc, DocBin, Span
 from spacy.training import Example
 from spacy.vocab import Vocab
 
+from .augment import without_final_punctuation
 from .errors import CorpusError
 from .formats import OnProblem, Problem, Record, detect_format, raise_problem, read_labels, read_records
 
@@ -262,6 +263,7 @@ def convert(
     encoding: str = "utf-8",
     strict: bool = False,
     limit_problems: int = 10,
+    final_punctuation: bool = True,
     **options: Any,
 ) -> ConvertReport:
     """Turn corpus files into one DocBin. The same input gives the same bytes.
@@ -276,6 +278,7 @@ def convert(
     encoding: Of the sources.
     strict: Raise if any annotation would be left out.
     limit_problems: How many problems the report's text lists; the report holds all.
+    final_punctuation: Keep the marks that end sentences; without them the corpus tests what depends on them.
     options: Of the format, see `formats.read_records`.
     RETURNS: The report.
     Raises FormatError for sources that don't follow their format; CorpusError B201 (no source), B203, B204 (slice),
@@ -311,6 +314,7 @@ def convert(
     report.sentences = sum(sum(record.sent_starts or ()) for record in records)
     bin = DocBin(store_user_data=any(record.questions is not None for record in records))
     for doc in _make_docs(records, nlp, n_sents, report.problems.append):
+        doc = doc if final_punctuation else without_final_punctuation(doc)
         _count(doc, report)
         bin.add(doc)
     if strict and report.problems:
@@ -537,6 +541,7 @@ def make_corpora_reader(
     limit: int = 0,
     gold_preproc: bool = False,
     weights: Optional[Dict[str, float]] = None,
+    augmenter: Optional[Callable[[Language, Example], Iterable[Example]]] = None,
 ) -> Callable[[Language], Iterable[Example]]:
     """Build ``beto_spacy.Corpora.v1``: several corpora as one stream, mixed evenly.
 
@@ -551,6 +556,7 @@ def make_corpora_reader(
     gold_preproc: Give the corpus' own tokens and single sentences to the pipeline.
     weights: How often a corpus is seen in one pass, by its path as in `paths`: 2 twice, 0.5 every second document.
         That of a folder holds for each of its files.
+    augmenter: Makes other examples of each, such as ``beto_spacy.drop_final_punctuation.v1``; for training.
     RETURNS: A function from the pipeline to the examples.
     Raises CorpusError B210 to B212 for the files, B213 (no paths), B214 (weights or limits).
     """
@@ -568,7 +574,8 @@ def make_corpora_reader(
                 if piece is None:
                     left_out += 1
                     continue
-                yield _example(nlp, piece, gold_preproc)
+                example = _example(nlp, piece, gold_preproc)
+                yield from [example] if augmenter is None else augmenter(nlp, example)
                 count += 1
                 if limit and count >= limit:
                     break

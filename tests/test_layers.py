@@ -13,7 +13,7 @@ import beto_spacy
 ROOT = Path(beto_spacy.__file__).parent
 LAYERS = [
     {"errors", "files", "heads.crf", "heads.mst", "heads.biaffine"},
-    {"formats", "windows", "texts", "checkpoint", "torch_shim"},
+    {"formats", "windows", "texts", "checkpoint", "torch_shim", "augment"},
     {"corpus", "encoder", "sequences", "heads.layer", "multiwords"},
     {"heads.base"},
     {
