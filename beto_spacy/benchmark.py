@@ -1,8 +1,7 @@
 """How fast a pipeline is, beside spacy-transformers' own component on the same weights.
 
-Both pipelines have the same heads with the same weights; only the encoder component differs. They run alternately in
-one process, so that the ratio holds where a lone time would not. Nothing is said about accuracy: the heads are
-untrained.
+The pipelines run alternately in one process, so that a ratio holds where a lone time would not. Nothing is said about
+accuracy: the heads are untrained. To our parser that is no favour: it hardly ever finds a tree at the first attempt.
 """
 
 import os
@@ -10,7 +9,7 @@ import statistics
 import time
 from functools import partial
 from pathlib import Path
-from typing import Any, Dict, List, Sequence, Union
+from typing import Any, Callable, Dict, List, Optional, Sequence, Union
 
 import spacy
 import torch
@@ -19,7 +18,7 @@ from spacy.tokens import Doc, Span
 from spacy.training import Example
 from thinc.api import fix_random_seed
 
-from .annotate import use_device
+from .annotate import load_pipeline, use_device
 from .checkpoint import resolve_encoder
 from .encoder import make_batches
 from .errors import ProjectError
@@ -33,7 +32,36 @@ STOCK = {
 }
 
 
-def _add_heads(nlp: Language, listener: Dict[str, Any]) -> None:
+#: Heads by component, as `compare` gives them to a pipeline: spaCy's, and ours.
+HEADS: Dict[str, Dict[str, str]] = {
+    "spacy": {
+        "tagger": "tagger",
+        "morphologizer": "morphologizer",
+        "lemmatizer": "trainable_lemmatizer",
+        "parser": "parser",
+        "ner": "ner",
+    },
+    "beto": {
+        "senter": "beto_senter",
+        "tagger": "tagger",
+        "morphologizer": "morphologizer",
+        "lemmatizer": "beto_lemmatizer",
+        "parser": "beto_parser",
+        "ner": "beto_ner",
+    },
+}
+#: What the pipelines of a comparison are called in its tables.
+TITLES = {
+    "stock": "spacy-transformers, strided spans 128/96; spaCy's heads",
+    "spacy heads": "beto_transformer, spaCy's heads",
+    "ours": "beto_transformer, our heads",
+    "stock encoder": "spacy-transformers, no heads",
+    "our encoder": "beto_transformer, no heads",
+    "bare": "the encoder's layers alone, over the same batches",
+}
+
+
+def _add_heads(nlp: Language, listener: Dict[str, Any], heads: str) -> None:
     tagger = {"@architectures": "spacy.Tagger.v2", "tok2vec": listener}
     transitions = {
         "@architectures": "spacy.TransitionBasedParser.v2",
@@ -41,12 +69,16 @@ def _add_heads(nlp: Language, listener: Dict[str, Any]) -> None:
         "use_upper": False,
         "tok2vec": listener,
     }
-    for name in ("tagger", "morphologizer", "trainable_lemmatizer"):
-        nlp.add_pipe(name, config={"model": tagger})
-    nlp.add_pipe(
-        "parser", config={"model": {**transitions, "state_type": "parser", "hidden_width": 128, "maxout_pieces": 3}}
-    )
-    nlp.add_pipe("ner", config={"model": {**transitions, "state_type": "ner", "hidden_width": 64, "maxout_pieces": 2}})
+    settings: Dict[str, Dict[str, Any]] = {
+        "tagger": {"model": tagger},
+        "morphologizer": {"model": tagger},
+        "trainable_lemmatizer": {"model": tagger},
+        "parser": {"model": {**transitions, "state_type": "parser", "hidden_width": 128, "maxout_pieces": 3}},
+        "ner": {"model": {**transitions, "state_type": "ner", "hidden_width": 64, "maxout_pieces": 2}},
+        "beto_lemmatizer": {"tables": False},
+    }
+    for name, factory in HEADS[heads].items():
+        nlp.add_pipe(factory, name=name, config=settings.get(factory, {}))
 
 
 def _examples(nlp: Language, texts: Sequence[str]) -> List[Example]:
@@ -71,13 +103,15 @@ def _examples(nlp: Language, texts: Sequence[str]) -> List[Example]:
     return examples
 
 
-def make_pipeline(encoder: str, texts: Sequence[str], *, stock: bool, heads: bool = True, **model: Any) -> Language:
+def make_pipeline(
+    encoder: str, texts: Sequence[str], *, stock: bool, heads: Optional[str] = "spacy", **model: Any
+) -> Language:
     """Make an untrained pipeline on an encoder, the same each time.
 
     encoder: A folder or a name on the hub.
     texts: Some texts to make labels for the heads.
     stock: With spacy-transformers' component instead of ours.
-    heads: With tagger, morphologizer, lemmatizer, parser and entities; otherwise only the encoder.
+    heads: A key of `HEADS`; None for the encoder only.
     model: Settings of the encoder, such as ``batch_wordpieces`` for ours.
     """
     fix_random_seed(0)
@@ -89,7 +123,7 @@ def make_pipeline(encoder: str, texts: Sequence[str], *, stock: bool, heads: boo
         nlp.add_pipe("beto_transformer", name="transformer", config={"model": architecture})
     if heads:
         listener = "spacy-transformers.TransformerListener.v1" if stock else "beto_spacy.Listener.v1"
-        _add_heads(nlp, {"@architectures": listener, "pooling": POOLING, "grad_factor": 1.0})
+        _add_heads(nlp, {"@architectures": listener, "pooling": POOLING, "grad_factor": 1.0}, heads)
     nlp.add_pipe("doc_cleaner", config={"attrs": {"_.trf_data": None}})
     examples = _examples(nlp, texts)
     nlp.initialize(lambda: examples)
@@ -116,6 +150,31 @@ def read_lines(paths: Sequence[Union[str, Path]], *, limit: int) -> List[str]:
     return texts[:limit]
 
 
+def stages(nlp: Language, texts: Sequence[str], *, batch_size: int, gpu_id: int = -1) -> Dict[str, float]:
+    """Seconds that each stage of a pipeline takes: the tokenizer, and each component.
+
+    Buffers of documents pass the components one by one, as in `nlp.pipe`; on a GPU each stage waits for its end.
+    """
+    seconds = {"tokenizer": 0.0, **{name: 0.0 for name in nlp.pipe_names}}
+
+    def clock() -> float:
+        if gpu_id >= 0:
+            torch.cuda.synchronize(gpu_id)
+        return time.perf_counter()
+
+    for first in range(0, len(texts), batch_size):
+        before = clock()
+        docs = [nlp.make_doc(text) for text in texts[first : first + batch_size]]
+        after = clock()
+        seconds["tokenizer"] += after - before
+        for name, pipe in nlp.pipeline:
+            before = after
+            docs = list(pipe.pipe(docs, batch_size=batch_size)) if hasattr(pipe, "pipe") else list(map(pipe, docs))
+            after = clock()
+            seconds[name] += after - before
+    return seconds
+
+
 def compare(
     encoder: str,
     texts: Sequence[str],
@@ -126,28 +185,42 @@ def compare(
     batch_size: int = 256,
     precision: str = "fp32",
     gpu_id: int = -1,
+    peers: Sequence[str] = (),
 ) -> Dict[str, Any]:
-    """Measure words a second of the stock component, ours, and the bare encoder, alternately.
+    """Measure the words a second of pipelines on an encoder, over texts, in alternated runs after one that warms up.
 
-    The bare encoder is the limit: our batches of all the texts, prepared beforehand, and nothing but the torch module.
+    Beside the pipelines stand the encoder component without heads, stock and ours, and the bare encoder: its layers
+    alone, over the same padded batches of wordpieces. That is the most that a pipeline can reach.
 
-    batch_wordpieces: Of our encoder and the bare one.
+    encoder: A folder or a name on the hub.
+    texts: What to annotate.
+    runs: How often each is measured.
+    heads: Measure whole pipelines, or the encoder component only.
+    batch_wordpieces, precision: Of our encoder. With another precision than fp32 stock runs in torch's mixed precision.
     batch_size: Documents that the pipelines buffer.
-    precision: ``bf16`` or ``fp16`` for autocast on a GPU, in all three; the stock component knows only ``fp16``.
-    gpu_id: Of the GPU; -1 for the CPU.
-    Returns the figures: words, words a second of each (median, lowest, highest), and the median of the ratios by
-    pair of runs. Words are spaCy's tokens. Raises ProjectError for less than one run, or a GPU that isn't there.
+    gpu_id: Number of the GPU; -1 for the CPU.
+    peers: Trained pipelines to measure beside them, by package or folder.
+    Returns the figures: by pipeline the median, lowest and highest speed; the ratio of ours to each of the others, run
+    by run; and the seconds of each stage of the pipelines in a run of its own.
     """
     if runs < 1:
         raise ProjectError("B518", f"There is nothing to measure in {runs} runs.", "Ask for 1 or more.")
     use_device(gpu_id)
-    ours = {"batch_wordpieces": batch_wordpieces, "precision": precision}
-    pipelines = {
-        "stock": make_pipeline(encoder, texts[:50], stock=True, heads=heads, mixed_precision=precision != "fp32"),
-        "ours": make_pipeline(encoder, texts[:50], stock=False, heads=heads, **ours),
+    ours = {"stock": False, "batch_wordpieces": batch_wordpieces, "precision": precision}
+    stock = {"stock": True, "mixed_precision": precision != "fp32"}
+    kinds: Dict[str, Dict[str, Any]] = {
+        "stock": {**stock, "heads": "spacy"},
+        "spacy heads": {**ours, "heads": "spacy"},
+        "ours": {**ours, "heads": "beto"},
+        "stock encoder": {**stock, "heads": None},
+        "our encoder": {**ours, "heads": None},
     }
-    model = pipelines["ours"].get_pipe("transformer").model
-    docs = [pipelines["ours"].make_doc(text) for text in texts]
+    if not heads:
+        kinds = {name: kinds[name] for name in ("stock encoder", "our encoder")}
+    pipelines = {name: make_pipeline(encoder, texts[:50], **settings) for name, settings in kinds.items()}
+    pipelines.update({name: load_pipeline(name, gpu=gpu_id) for name in peers})
+    model = pipelines["our encoder"].get_pipe("transformer").model
+    docs = [pipelines["our encoder"].make_doc(text) for text in texts]
     batches = make_batches(model, docs).padded
     words = sum(map(len, docs))
 
@@ -155,7 +228,7 @@ def compare(
         for _ in pipelines[name].pipe(texts, batch_size=batch_size):
             pass
 
-    measured = {"stock": partial(pipe, "stock"), "ours": partial(pipe, "ours")}
+    measured: Dict[str, Callable[[], Any]] = {name: partial(pipe, name) for name in pipelines}
     measured["bare"] = lambda: model.shims[0].predict(batches)
     speeds: Dict[str, List[float]] = {name: [] for name in measured}
     for run in range(runs + 1):  # the first warms up
@@ -166,12 +239,8 @@ def compare(
                 torch.cuda.synchronize(gpu_id)
             if run:
                 speeds[name].append(words / (time.perf_counter() - start))
-    ratios = [ours / stock for stock, ours in zip(speeds["stock"], speeds["ours"])]
-    shares = [ours / bare for bare, ours in zip(speeds["bare"], speeds["ours"])]
-    figures: Dict[str, Any] = {
-        name: {"median": statistics.median(s), "lowest": min(s), "highest": max(s)} for name, s in speeds.items()
-    }
-    return {
+    first = "ours" if heads else "our encoder"
+    result: Dict[str, Any] = {
         "encoder": str(encoder),
         "heads": heads,
         "texts": len(texts),
@@ -183,30 +252,67 @@ def compare(
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
         "runs": runs,
-        **figures,
-        "share_of_bare": statistics.median(shares),
-        "ratio": {"median": statistics.median(ratios), "lowest": min(ratios), "highest": max(ratios)},
+        "words_per_second": {name: _spread(found) for name, found in speeds.items()},
+        "ratios": {
+            f"{first} / {name}": _spread([a / b for a, b in zip(speeds[first], found)])
+            for name, found in speeds.items()
+            if name != first
+        },
+        "seconds_by_stage": {
+            name: stages(nlp, texts, batch_size=batch_size, gpu_id=gpu_id) for name, nlp in pipelines.items()
+        },
     }
+    if heads:
+        without = {
+            name: _without_encoder(result["seconds_by_stage"][name]) for name in ("stock", "spacy heads", "ours")
+        }
+        result["heads_alone"] = {
+            "words_per_second": {name: words / seconds for name, seconds in without.items()},
+            "ours / spacy heads": without["spacy heads"] / without["ours"],
+        }
+    return result
+
+
+def _without_encoder(seconds: Dict[str, float]) -> float:
+    return sum(seconds.values()) - seconds["transformer"]
+
+
+def _spread(figures: Sequence[float]) -> Dict[str, float]:
+    return {"median": statistics.median(figures), "lowest": min(figures), "highest": max(figures)}
 
 
 def render_comparison(result: Dict[str, Any]) -> str:
     """Lay out what `compare` measured as Markdown."""
     lines = [
-        f"{result['texts']} texts, {result['words']} words, {result['runs']} alternated runs, "
-        f"{result['threads']} threads, {result['precision']} {result['device']}, "
-        f"{'encoder and heads' if result['heads'] else 'encoder only'}",
+        f"`{result['encoder']}`; {result['texts']} texts, {result['words']} words, {result['runs']} alternated runs, "
+        f"{result['threads']} threads, {result['precision']}, {result['device']}",
         "",
-        "| component | words a second (median) | lowest | highest |",
+        "| pipeline | words a second (median) | lowest | highest |",
         "| --- | ---: | ---: | ---: |",
     ]
-    labels = {"stock": "spacy-transformers, strided spans 128/96", "ours": "beto_transformer", "bare": "bare encoder"}
-    for name, label in labels.items():
-        figures = result[name]
-        lines.append(f"| {label} | {figures['median']:.0f} | {figures['lowest']:.0f} | {figures['highest']:.0f} |")
-    ratio = result["ratio"]
-    lines += [
-        "",
-        f"Ours to stock, run by run: {ratio['median']:.2f} (lowest {ratio['lowest']:.2f}, highest "
-        f"{ratio['highest']:.2f}); to the bare encoder: {result['share_of_bare']:.2f}",
-    ]
+    for name, found in result["words_per_second"].items():
+        lines.append(f"| {_title(name)} | " + " | ".join(f"{found[k]:,.0f}" for k in _SPREAD) + " |")
+    lines += ["", "| ratio, run by run | median | lowest | highest |", "| --- | ---: | ---: | ---: |"]
+    for name, found in result["ratios"].items():
+        lines.append(f"| {name} | " + " | ".join(f"{found[k]:.2f}" for k in _SPREAD) + " |")
+    names = [name for name in result["seconds_by_stage"] if "encoder" not in name] or list(result["seconds_by_stage"])
+    rows = list(dict.fromkeys(stage for name in names for stage in result["seconds_by_stage"][name]))
+    lines += ["", "| seconds by stage | " + " | ".join(names) + " |", "| --- |" + " ---: |" * len(names)]
+    for stage in rows:
+        cells = []
+        for name in names:
+            seconds = result["seconds_by_stage"][name]
+            share = 100 * seconds.get(stage, 0.0) / sum(seconds.values())
+            cells.append(f"{seconds[stage]:.3f} ({share:.0f}%)" if stage in seconds else "")
+        lines.append(f"| {stage} | " + " | ".join(cells) + " |")
+    if "heads_alone" in result:
+        ratio = result["heads_alone"]["ours / spacy heads"]
+        lines += ["", f"Without the encoder, our heads do {ratio:.2f} times the words a second of spaCy's."]
     return "\n".join(lines)
+
+
+_SPREAD = ("median", "lowest", "highest")
+
+
+def _title(name: str) -> str:
+    return TITLES.get(name, name)

@@ -6,6 +6,7 @@ A component that can be calibrated has a method `calibrate`, which takes example
 from pathlib import Path
 from typing import Any, Dict, Sequence, Union
 
+from spacy.language import Language
 from spacy.tokens import Doc
 from spacy.training import Example
 
@@ -13,6 +14,11 @@ from .annotate import load_pipeline
 from .corpus import load_docs
 from .errors import ProjectError
 from .files import new_folder
+
+
+def can_be_calibrated(nlp: Language) -> bool:
+    """Whether any component of a pipeline can be."""
+    return any(hasattr(pipe, "calibrate") for _, pipe in nlp.pipeline)
 
 
 def calibrate_model(model: Union[str, Path], corpora: Sequence[Union[str, Path]], *, gpu: int = -1) -> Dict[str, Any]:
@@ -27,7 +33,7 @@ def calibrate_model(model: Union[str, Path], corpora: Sequence[Union[str, Path]]
     if not (Path(model) / "meta.json").is_file():
         raise ProjectError("B550", "There is no trained pipeline.", "Give the folder of one.", path=model)
     nlp = load_pipeline(model, gpu=gpu)
-    if not any(hasattr(pipe, "calibrate") for _, pipe in nlp.pipeline):
+    if not can_be_calibrated(nlp):
         raise ProjectError(
             "B551", f"None of {', '.join(nlp.pipe_names)} can be calibrated.", "Train one that can, such as beto_ner."
         )

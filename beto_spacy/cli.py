@@ -44,6 +44,7 @@ def main() -> None:
 @click.option("--format", help="conllu, iob, brat, jsonl, csv, tsv, lines or squad; detected if not given.")
 @click.option("--n-sents", type=int, help="Sentences a document; by default 10 for CoNLL-U and 1 otherwise.")
 @click.option("--slice", help="Take some records only: start:stop[:step], or !start:stop[:step] for all the others.")
+@click.option("--no-final-punctuation", is_flag=True, help="Leave out the marks that end sentences.")
 @click.option("--encoding", default="utf-8", show_default=True)
 @click.option("--lang", default="es", show_default=True, help="Whose tokenizer splits texts that have no tokens.")
 @click.option("--strict", is_flag=True, help="Fail on anything that would only be reported.")
@@ -72,6 +73,7 @@ def convert_command(sources: Tuple[Path, ...], dest: Path, slice: Optional[str],
     """
     from .corpus import convert
 
+    options["final_punctuation"] = not options.pop("no_final_punctuation")
     if options.pop("keep_subtokens"):
         options["merge_subtokens"] = False
     for name in ("labels", "label_names"):
@@ -280,6 +282,7 @@ def _split_overrides(arguments: Tuple[str, ...]) -> Tuple[List[str], Dict[str, A
 )
 @click.option("--seeds", default="0,1,2", show_default=True)
 @click.option("--output", required=True, type=click.Path(path_type=Path), help="The folder for the scores.")
+@click.option("--calibrate", multiple=True, help="A development corpus to calibrate on before the scoring.")
 @click.option("--gpu", default=-1, show_default=True, help="Number of the GPU; -1 for the CPU.")
 def compare_command(
     config: Path, corpora: Tuple[str, ...], variants: Tuple[str, ...], seeds: str, **options: Any
@@ -367,6 +370,7 @@ def show_command(model: str, text: str, gpu: int) -> None:
 @click.option("--batch-size", default=256, show_default=True, help="Documents that the pipelines buffer.")
 @click.option("--precision", default="fp32", show_default=True, type=click.Choice(("fp32", "bf16", "fp16")))
 @click.option("--gpu-id", default=-1, show_default=True, help="The GPU; -1 for the CPU.")
+@click.option("--peer", "peers", multiple=True, help="A trained pipeline to measure too, by package or folder.")
 @click.option("--output", type=click.Path(path_type=Path), help="Write the figures as JSON.")
 def benchmark_command(
     encoder: str,
@@ -378,6 +382,7 @@ def benchmark_command(
     batch_size: int,
     precision: str,
     gpu_id: int,
+    peers: Tuple[str, ...],
     output: Optional[Path],
 ) -> None:
     """Compare words a second with spacy-transformers' own component on the same weights, ENCODER, over TEXTS."""
@@ -393,6 +398,7 @@ def benchmark_command(
         batch_size=batch_size,
         precision=precision,
         gpu_id=gpu_id,
+        peers=peers,
     )
     click.echo(render_comparison(result))
     if output is not None:

@@ -10,6 +10,8 @@ import statistics
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
+from .annotate import load_pipeline
+from .calibrate import calibrate_model, can_be_calibrated
 from .errors import ProjectError
 from .evaluate import evaluate_model, headlines
 from .files import new_file, write_json
@@ -25,6 +27,7 @@ def compare_trainings(
     *,
     seeds: Sequence[int] = (0, 1, 2),
     overrides: Optional[Overrides] = None,
+    calibrate: Sequence[Union[str, Path]] = (),
     gpu: int = -1,
 ) -> Dict[str, Any]:
     """Train each variant with each seed, and score all of them.
@@ -35,6 +38,7 @@ def compare_trainings(
     output: The folder for the scores of each training, ``comparison.json`` and ``comparison.md``.
     seeds: Of the trainings.
     overrides: What all variants override.
+    calibrate: Development corpora that each trained pipeline is calibrated on before it's scored, where it can be.
     gpu: Number of the GPU; -1 for the CPU.
     Returns the comparison: by variant, corpus and measure, the score of each seed, in per cent. Raises ProjectError for
     variants that can't be compared or a training that fails, and what `evaluate_model` raises.
@@ -50,10 +54,12 @@ def compare_trainings(
     for seed in seeds:
         for name, own in variants.items():
             settings = {**(overrides or {}), **own, "system.seed": seed}
-            scores[name].append(_scores(Path(config), settings, corpora, output / "runs" / f"{name}-{seed}", gpu))
+            run = output / "runs" / f"{name}-{seed}"
+            scores[name].append(_scores(Path(config), settings, corpora, calibrate, run, gpu))
     comparison = {
         "config": str(config),
         "overrides": dict(overrides or {}),
+        "calibrated_on": list(map(str, calibrate)),
         "seeds": list(seeds),
         "variants": {
             name: {"overrides": dict(own), "scores": _by_measure(scores[name])} for name, own in variants.items()
@@ -66,11 +72,23 @@ def compare_trainings(
 
 
 def _scores(
-    config: Path, settings: Dict[str, Any], corpora: Sequence[Union[str, Path]], folder: Path, gpu: int
+    config: Path,
+    settings: Dict[str, Any],
+    corpora: Sequence[Union[str, Path]],
+    calibrate: Sequence[Union[str, Path]],
+    folder: Path,
+    gpu: int,
 ) -> Dict[str, float]:
-    """The scores of one training; it's trained if they aren't there for these settings."""
+    """The scores of one training; it's trained if they aren't there for these settings.
+
+    What a component says that takes no part in it may have changed since.
+    """
     file = folder.with_suffix(".json")
-    known = {"config": config.read_text(encoding="utf8"), "overrides": settings, "corpora": [str(c) for c in corpora]}
+    known = {
+        "config": _takes_part(config, settings),
+        "corpora": list(map(str, corpora)),
+        "calibrate": list(map(str, calibrate)),
+    }
     if file.is_file():
         before = json.loads(file.read_text(encoding="utf8"))
         if {key: before.get(key) for key in known} == known:
@@ -86,6 +104,8 @@ def _scores(
             "Mend what the messages above say.",
             path=config,
         ) from error
+    if calibrate and can_be_calibrated(load_pipeline(folder / "model-best", gpu=gpu)):
+        calibrate_model(folder / "model-best", calibrate, gpu=gpu)
     report = evaluate_model(
         folder / "model-best", corpora, folder / "scores", plots=False, gpu_id=gpu, n_words_per_second_runs=0
     )
@@ -97,6 +117,15 @@ def _scores(
     write_json({**known, "scores": found}, file)
     shutil.rmtree(folder)
     return found
+
+
+def _takes_part(config: Path, settings: Dict[str, Any]) -> Dict[str, Any]:
+    """What a training depends on: the config with its overrides, without components that the pipeline leaves out."""
+    from spacy.util import load_config
+
+    whole = load_config(config, overrides=settings, interpolate=False)
+    components = {name: whole["components"][name] for name in whole["nlp"]["pipeline"] if name in whole["components"]}
+    return json.loads(json.dumps({**whole, "components": components}))
 
 
 def _by_measure(runs: Sequence[Dict[str, float]]) -> Dict[str, List[float]]:

@@ -177,8 +177,10 @@ def test_benchmark(encoders, tmp_path):
     )
     assert result.exit_code == 0, result.output
     figures = json.loads((tmp_path / "b.json").read_text())
-    assert figures["texts"] == 10 and figures["words"] > 50 and figures["ratio"]["median"] > 0
-    assert f"{figures['ratio']['median']:.2f}" in result.output
+    assert figures["texts"] == 10 and figures["words"] > 50
+    ratio = figures["ratios"]["ours / stock"]["median"]
+    assert ratio > 0 and f"| ours / stock | {ratio:.2f} |" in result.output
+    assert all(seconds > 0 for seconds in figures["seconds_by_stage"]["ours"].values())
 
 
 def test_errors_come_without_a_traceback_in_a_real_process(tmp_path):

@@ -29,22 +29,23 @@ def compare(corpus, encoder, output, variants, seeds=(0, 1)):
         "training.max_steps": 2,
         "training.eval_frequency": 2,
     }
-    return compare_trainings(CONFIG, variants, [corpus], output, seeds=seeds, overrides=overrides)
+    return compare_trainings(CONFIG, variants, [corpus], output, seeds=seeds, overrides=overrides, calibrate=[corpus])
 
 
 def test_variants_and_seeds_are_compared_once(corpus, encoders, tmp_path):
-    variants = {"stock": {}, "wide": {"components.ner.model.hidden_width": 96}}
+    variants = {"stock": {}, "wide": {"components.ner.model.learn_rate_factor": 3.0}}
     found = compare(corpus, encoders["bert"], tmp_path, variants)
     assert found == json.loads((tmp_path / "comparison.json").read_text(encoding="utf8"))
     measure = "entities: Entities (micro F1)"
     for name in variants:
         assert len(found["variants"][name]["scores"][measure]) == 2
+        assert len(found["variants"][name]["scores"]["entities: Confidence of entities (calibration error)"]) == 2
     table = (tmp_path / "comparison.md").read_text(encoding="utf8")
     mean = statistics.mean(found["variants"]["wide"]["scores"][measure])
     assert f"| {measure} |" in table and f"{mean:.1f} (" in table and "wide − stock" in table
     runs = {file.name: file.stat().st_mtime_ns for file in (tmp_path / "runs").iterdir()}
     assert set(runs) == {"stock-0.json", "stock-1.json", "wide-0.json", "wide-1.json"}  # the models are gone
-    variants["wide"] = {"components.ner.model.hidden_width": 32}
+    variants["wide"] = {"components.ner.model.learn_rate_factor": 2.0}
     compare(corpus, encoders["bert"], tmp_path, variants, seeds=(0,))
     again = {file.name: file.stat().st_mtime_ns for file in (tmp_path / "runs").iterdir()}
     assert [name for name in runs if again[name] != runs[name]] == ["wide-0.json"]
