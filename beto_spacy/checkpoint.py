@@ -24,6 +24,7 @@ from transformers import (
 from . import EMBEDDED_ENCODER
 from .errors import EncoderError, ProjectError
 from .files import new_folder
+from .onnx_model import ONNX_FILE, OnnxModel
 
 #: Model types of the BERT family, as their ``config.json`` names them.
 BERT_LIKE = ("bert", "roberta", "xlm-roberta", "camembert", "albert", "distilbert", "electra")
@@ -149,6 +150,9 @@ def load_checkpoint(name: Union[str, Path]) -> Checkpoint:
                     f"The tokenizer of '{name}' has {n_pieces} wordpieces, its model only {config.vocab_size}.",
                     "The files of two checkpoints were mixed; take them all from one.",
                 )
+            graph = Path(source) / ONNX_FILE
+            if graph.is_file():
+                return Checkpoint(OnnxModel(config, graph.read_bytes()), tokenizer)
             model, loading = AutoModel.from_pretrained(
                 source, config=config, output_loading_info=True, **without_pooler(config)
             )

@@ -307,6 +307,26 @@ def compare_command(
     click.echo(render_comparison(comparison))
 
 
+@main.command("quantize")
+@click.argument("model")
+@click.argument("dest", type=click.Path(path_type=Path))
+@click.argument("sources", nargs=-1, required=True)
+@click.option("--max-loss", default=0.3, show_default=True, help="Points that any score may lose.")
+@click.option("--output", type=click.Path(path_type=Path), help="Write the figures as JSON.")
+def quantize_command(model: str, dest: Path, sources: Tuple[str, ...], max_loss: float, output: Optional[Path]) -> None:
+    """Write MODEL with its encoder in 8-bit integers to DEST, after measuring on SOURCES what that costs.
+
+    SOURCES are corpora as 'convert' reads or writes them, or running text (.txt, .xz, .gz). Wants the extra 'onnx'.
+    """
+    from .files import write_json
+    from .quantize import quantize_model, render_quantized
+
+    result = quantize_model(model, dest, sources, max_loss=max_loss, say=lambda line: click.echo(line, err=True))
+    click.echo(render_quantized(result))
+    if output is not None:
+        write_json(result, output)
+
+
 @main.command("assets")
 @click.argument("project", default=".", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.option("--mirror", default="", help="A folder to copy the assets from, instead of downloading them.")

@@ -36,10 +36,11 @@ from transformers.modeling_outputs import ModelOutput
 
 from .checkpoint import Checkpoint, load_checkpoint, save_checkpoint, sequence_limit, special_tokens
 from .errors import EncoderError
+from .onnx_model import OnnxModel
 from .torch_shim import TorchShim
 from .windows import INSIDE_TOKEN, PUNCTUATION, SENTENCE, TOKEN, Window, check_window, cut_windows, length_buckets
 
-PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16, "int8": None}
 
 _CACHE_SIZE = 500_000
 _CACHED_LENGTH = 64
@@ -203,7 +204,8 @@ class EncoderShim(TorchShim):
     """The torch encoder and its tokenizer, inside a thinc model; saved as an ordinary Hugging Face folder.
 
     checkpoint: The encoder, or None until one is set by `set_checkpoint`, `load_folder` or `from_bytes`.
-    precision: ``fp32``, or ``bf16`` or ``fp16`` for autocast on a GPU. On the CPU it's fp32 always.
+    precision: ``fp32``, or ``bf16`` or ``fp16`` for autocast on a GPU, which take effect there only. ``int8`` says that
+        the encoder was quantized, see `quantize.py`.
     """
 
     def __init__(self, *, precision: str = "fp32"):
@@ -219,6 +221,12 @@ class EncoderShim(TorchShim):
     def set_checkpoint(self, checkpoint: Checkpoint) -> None:
         """Put an encoder in, on the device that thinc's current ops stand for."""
         device = get_torch_default_device()
+        if self.precision == "int8" and not isinstance(checkpoint.model, OnnxModel):
+            raise EncoderError(
+                "B328",
+                "No encoder starts in 8-bit integers.",
+                "Train in fp32, then call 'beto-spacy quantize'; it sets the precision.",
+            )
         self._model = checkpoint.model.to(device)
         self._grad_scaler = PyTorchGradScaler(self.precision == "fp16" and device.type == "cuda")
         self._grad_scaler.to_(device)
@@ -237,7 +245,7 @@ class EncoderShim(TorchShim):
         return self._model
 
     def _autocast(self) -> Any:
-        on_gpu = self.device.type == "cuda" and self.precision != "fp32"
+        on_gpu = self.device.type == "cuda" and PRECISIONS[self.precision] is not None
         return torch.autocast("cuda", dtype=PRECISIONS[self.precision], enabled=on_gpu)
 
     def _forward(self, input_ids: numpy.ndarray, mask: numpy.ndarray) -> torch.Tensor:
@@ -316,7 +324,7 @@ def make_encoder(
     window: Wordpieces a window, special tokens included; None for the longest that the encoder takes.
     context: Wordpieces of context on both sides of a window, in documents of more than one.
     batch_wordpieces: Wordpieces a padded batch. Small suits a CPU's cache; a GPU wants 8,192 and more.
-    precision: ``fp32``; ``bf16`` or ``fp16`` on a GPU.
+    precision: ``fp32``; ``bf16`` or ``fp16`` on a GPU; ``int8`` is what ``beto-spacy quantize`` sets.
     """
     if batch_wordpieces < 1:
         raise EncoderError("B314", "A batch needs room for wordpieces.", "Set 'batch_wordpieces' to 1 or more.")

@@ -13,6 +13,7 @@ import beto_spacy
 ROOT = Path(beto_spacy.__file__).parent
 LAYERS = [
     {"errors", "files", "heads.crf", "heads.mst", "heads.biaffine"},
+    {"onnx_model"},
     {"formats", "windows", "texts", "checkpoint", "torch_shim", "augment"},
     {"corpus", "encoder", "sequences", "heads.layer", "multiwords"},
     {"heads.base"},
@@ -31,7 +32,7 @@ LAYERS = [
     },
     {"pretrain", "annotate", "project"},
     {"evaluate", "benchmark", "calibrate"},
-    {"compare"},
+    {"compare", "quantize"},
     {"cli"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
