@@ -7,6 +7,7 @@ here; `checkpoint.py` loads and saves such an encoder like any other, `quantize.
 import contextlib
 import io
 import logging
+import os
 import tempfile
 import warnings
 from pathlib import Path
@@ -20,6 +21,8 @@ from .errors import EncoderError
 ONNX_FILE = "model.onnx"
 _INPUTS = ("input_ids", "attention_mask")
 _OUTPUT = "last_hidden_state"
+#: Sessions that a forked process has from its parent. To close one would wait for threads that only the parent has.
+_INHERITED: List[Any] = []
 
 
 class OnnxOutput(NamedTuple):
@@ -39,19 +42,22 @@ class OnnxModel:
         self.config = config
         self.graph = graph
         self._session: Any = None
-        self._threads = 0
+        self._opened_for = (0, 0)  # the process, and how many threads it had
 
     def __call__(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> OnnxOutput:
         """input_ids, attention_mask: int64. *Shape:* (n_sequences, length)"""
-        if self._session is None or self._threads != torch.get_num_threads():
+        if self._session is None or self._opened_for != (os.getpid(), torch.get_num_threads()):
             self._open()
         found = self._session.run([_OUTPUT], {"input_ids": input_ids.numpy(), "attention_mask": attention_mask.numpy()})
         return OnnxOutput(torch.from_numpy(found[0]))
 
     def _open(self) -> None:
         runtime = _import("onnxruntime")
+        if self._session is not None and self._opened_for[0] != os.getpid():
+            _INHERITED.append(self._session)
         options = runtime.SessionOptions()
-        self._threads = options.intra_op_num_threads = torch.get_num_threads()
+        options.intra_op_num_threads = torch.get_num_threads()
+        self._opened_for = (os.getpid(), options.intra_op_num_threads)
         options.log_severity_level = 3
         try:
             self._session = runtime.InferenceSession(self.graph, options, providers=["CPUExecutionProvider"])
@@ -83,10 +89,6 @@ class OnnxModel:
                 "An encoder in 8-bit integers runs on the CPU only.",
                 "Call spacy.require_cpu() before the pipeline is loaded, or load the one that it was made of.",
             )
-        return self
-
-    def float(self) -> "OnnxModel":
-        """Its vectors are in single precision already."""
         return self
 
     def parameters(self) -> Iterator[torch.Tensor]:
