@@ -16,7 +16,14 @@ from spacy.training import Example
 from .errors import CorpusError
 
 _FINAL = frozenset(".…!?") | {"...", "..", "?!", "!?"}
-_LAYERS = ("TAG", "POS", "MORPH", "LEMMA", "DEP")
+#: What says that a document has a layer, how a token is asked for it, and what `Doc` calls it.
+_LAYERS = (
+    ("TAG", "tag_", "tags"),
+    ("POS", "pos_", "pos"),
+    ("MORPH", "morph", "morphs"),
+    ("LEMMA", "lemma_", "lemmas"),
+    ("DEP", "dep_", "deps"),
+)
 
 
 def make_final_punctuation_augmenter(level: float, share: float = 0.5) -> Callable[..., Iterator[Example]]:
@@ -53,36 +60,32 @@ def without_final_punctuation(doc: Doc, *, share: float = 1.0) -> Doc:
         end = sentence.end
         while end > sentence.start and (doc[end - 1].text in _FINAL or doc[end - 1].is_space):
             end -= 1
-        left_out = slice(end, sentence.end)
         needed = numpy.isin(numpy.arange(end, sentence.end), heads[sentence.start : end]).any()
         in_entity = any(token.ent_type for token in doc[end : sentence.end])
         if end > sentence.start and not needed and not in_entity and (share >= 1.0 or random.random() < share):
-            kept[left_out] = False
+            kept[end : sentence.end] = False
     return doc if kept.all() else _only(doc, kept, heads)
 
 
 def _only(doc: Doc, kept: numpy.ndarray, heads: numpy.ndarray) -> Doc:
     """The tokens that are kept, with their annotation; none of them hangs on one that isn't."""
     places = numpy.flatnonzero(kept)
+    tokens = [doc[int(i)] for i in places]
     spaces: List[bool] = []
     for this, following in zip(places, [*places[1:], len(doc)]):
         spaces.append(any(doc[int(i)].whitespace_ or doc[int(i)].is_space for i in range(this, following)))
     layers: Dict[str, Any] = {}
     if doc.has_annotation("ENT_IOB"):
         iob = {0: "", 1: "I-", 2: "O", 3: "B-"}
-        layers["ents"] = [iob[doc[int(i)].ent_iob] + doc[int(i)].ent_type_ for i in places]
-        if "" in layers["ents"]:
-            layers["ents"] = [tag or None for tag in layers["ents"]]
-    for layer, name in zip(_LAYERS, ("tags", "pos", "morphs", "lemmas", "deps")):
+        layers["ents"] = [iob[token.ent_iob] + token.ent_type_ or None for token in tokens]
+    for layer, attribute, name in _LAYERS:
         if doc.has_annotation(layer):
-            layers[name] = [
-                str(getattr(doc[int(i)], "morph" if layer == "MORPH" else layer.lower() + "_")) for i in places
-            ]
+            layers[name] = [str(getattr(token, attribute)) for token in tokens]
     if "deps" in layers:
         new = numpy.cumsum(kept) - 1
         layers["heads"] = [int(new[heads[i]]) for i in places]
     else:
-        layers["sent_starts"] = [doc[int(i)].is_sent_start for i in places]
-    found = Doc(doc.vocab, words=[doc[int(i)].text for i in places], spaces=spaces, **layers)
+        layers["sent_starts"] = [token.is_sent_start for token in tokens]
+    found = Doc(doc.vocab, words=[token.text for token in tokens], spaces=spaces, **layers)
     found.cats = dict(doc.cats)
     return found

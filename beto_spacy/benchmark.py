@@ -61,6 +61,9 @@ TITLES = {
 }
 
 
+_SPREAD = ("median", "lowest", "highest")
+
+
 def _add_heads(nlp: Language, listener: Dict[str, Any], heads: str) -> None:
     tagger = {"@architectures": "spacy.Tagger.v2", "tok2vec": listener}
     transitions = {
@@ -201,7 +204,8 @@ def compare(
     gpu_id: Number of the GPU; -1 for the CPU.
     peers: Trained pipelines to measure beside them, by package or folder.
     Returns the figures: by pipeline the median, lowest and highest speed; the ratio of ours to each of the others, run
-    by run; and the seconds of each stage of the pipelines in a run of its own.
+    by run; and the seconds of each stage of the pipelines in a run of its own. Words are spaCy's tokens. Raises
+    ProjectError for less than one run, a peer or a GPU that isn't there.
     """
     if runs < 1:
         raise ProjectError("B518", f"There is nothing to measure in {runs} runs.", "Ask for 1 or more.")
@@ -291,7 +295,7 @@ def render_comparison(result: Dict[str, Any]) -> str:
         "| --- | ---: | ---: | ---: |",
     ]
     for name, found in result["words_per_second"].items():
-        lines.append(f"| {_title(name)} | " + " | ".join(f"{found[k]:,.0f}" for k in _SPREAD) + " |")
+        lines.append(f"| {TITLES.get(name, name)} | " + " | ".join(f"{found[k]:,.0f}" for k in _SPREAD) + " |")
     lines += ["", "| ratio, run by run | median | lowest | highest |", "| --- | ---: | ---: | ---: |"]
     for name, found in result["ratios"].items():
         lines.append(f"| {name} | " + " | ".join(f"{found[k]:.2f}" for k in _SPREAD) + " |")
@@ -309,10 +313,3 @@ def render_comparison(result: Dict[str, Any]) -> str:
         ratio = result["heads_alone"]["ours / spacy heads"]
         lines += ["", f"Without the encoder, our heads do {ratio:.2f} times the words a second of spaCy's."]
     return "\n".join(lines)
-
-
-_SPREAD = ("median", "lowest", "highest")
-
-
-def _title(name: str) -> str:
-    return TITLES.get(name, name)

@@ -16,11 +16,6 @@ from .errors import ProjectError
 from .files import new_folder
 
 
-def can_be_calibrated(nlp: Language) -> bool:
-    """Whether any component of a pipeline can be."""
-    return any(hasattr(pipe, "calibrate") for _, pipe in nlp.pipeline)
-
-
 def calibrate_model(model: Union[str, Path], corpora: Sequence[Union[str, Path]], *, gpu: int = -1) -> Dict[str, Any]:
     """Calibrate the components of a pipeline that can be, on development corpora, and save it in its place.
 
@@ -33,10 +28,20 @@ def calibrate_model(model: Union[str, Path], corpora: Sequence[Union[str, Path]]
     if not (Path(model) / "meta.json").is_file():
         raise ProjectError("B550", "There is no trained pipeline.", "Give the folder of one.", path=model)
     nlp = load_pipeline(model, gpu=gpu)
-    if not can_be_calibrated(nlp):
+    chosen = calibrate_pipeline(nlp, corpora)
+    if not chosen:
         raise ProjectError(
             "B551", f"None of {', '.join(nlp.pipe_names)} can be calibrated.", "Train one that can, such as beto_ner."
         )
+    with new_folder(model) as part:
+        nlp.to_disk(part)
+    return chosen
+
+
+def calibrate_pipeline(nlp: Language, corpora: Sequence[Union[str, Path]]) -> Dict[str, Any]:
+    """The same with a pipeline that is loaded, which isn't saved; nothing happens if none of it can be calibrated."""
+    if not any(hasattr(pipe, "calibrate") for _, pipe in nlp.pipeline):
+        return {}
     golds = [doc for path in corpora for doc in load_docs(path, nlp)]
     docs = [Doc(nlp.vocab, words=[t.text for t in gold], spaces=[bool(t.whitespace_) for t in gold]) for gold in golds]
     chosen = {}
@@ -44,6 +49,4 @@ def calibrate_model(model: Union[str, Path], corpora: Sequence[Union[str, Path]]
         if hasattr(pipe, "calibrate"):
             chosen[name] = pipe.calibrate([Example(doc, gold) for doc, gold in zip(docs, golds)])
         docs = list(pipe.pipe(docs, batch_size=nlp.batch_size)) if hasattr(pipe, "pipe") else list(map(pipe, docs))
-    with new_folder(model) as part:
-        nlp.to_disk(part)
     return chosen

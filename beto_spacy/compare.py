@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 from .annotate import load_pipeline
-from .calibrate import calibrate_model, can_be_calibrated
+from .calibrate import calibrate_pipeline
 from .errors import ProjectError
 from .evaluate import evaluate_model, headlines
 from .files import new_file, write_json
@@ -104,11 +104,10 @@ def _scores(
             "Mend what the messages above say.",
             path=config,
         ) from error
-    if calibrate and can_be_calibrated(load_pipeline(folder / "model-best", gpu=gpu)):
-        calibrate_model(folder / "model-best", calibrate, gpu=gpu)
-    report = evaluate_model(
-        folder / "model-best", corpora, folder / "scores", plots=False, gpu_id=gpu, n_words_per_second_runs=0
-    )
+    nlp = load_pipeline(folder / "model-best", gpu=gpu)
+    if calibrate:
+        calibrate_pipeline(nlp, calibrate)
+    report = evaluate_model(nlp, corpora, folder / "scores", plots=False, n_words_per_second_runs=0)
     found = {}
     for corpus, entry in report["corpora"].items():
         for layer, measure, value in headlines(entry):

@@ -4,6 +4,7 @@ What it costs is measured before anything is written: the annotation of the smal
 was made of, and both against a corpus where there is one.
 """
 
+from itertools import islice
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Sequence, Tuple, Union
 
@@ -20,11 +21,10 @@ from .errors import ProjectError
 from .evaluate import category_groups, headlines, pipeline_layers, score_docs
 from .files import new_folder
 from .onnx_model import Int8Exporter, OnnxModel
-from .texts import expand, read_documents
+from .texts import expand, is_text_file, read_documents
 from .transformer import BetoTransformer
 
-#: Texts are read from these; everything else is a corpus.
-_TEXT_ENDINGS = (".txt", ".xz", ".gz")
+#: Paragraphs of running text at most.
 _MOST_TEXTS = 1_000
 
 
@@ -71,11 +71,12 @@ def quantize_model(
     exporter = Int8Exporter(whole)
     matrices = exporter.matrices()
     kept: List[str] = []
-    ranking: List[Tuple[float, List[str]]] = []
+    ranking: List[str] = []
+    scores = {source: _scores(nlp, docs, before[source]) for source, docs in golds.items()}
     while True:
         shim.set_checkpoint(Checkpoint(exporter.quantized(kept), shim.tokenizer))
         after = {source: _annotate(nlp, docs) for source, docs in golds.items()}
-        result = _compare(nlp, golds, before, after)
+        result = _compare(nlp, golds, before, scores, after)
         result.update(kept=list(kept), matrices=len(matrices), vectors=_errors(vectors, _vectors(pipe, golds)))
         say(f"{len(matrices) - len(kept)} of {len(matrices)} matrices in 8 bits: loss {result['loss']:.2f} points")
         if result["loss"] <= max_loss:
@@ -90,7 +91,7 @@ def quantize_model(
                 "Allow a larger loss, or measure on more text: few documents make one difference weigh much.",
                 path=model,
             )
-        kept += ranking.pop(0)[1]
+        kept.append(ranking.pop(0))
     shim.precision = "int8"
     nlp._pipe_configs[name]["model"]["precision"] = "int8"
     with new_folder(dest) as part:
@@ -100,9 +101,9 @@ def quantize_model(
 
 def _documents(nlp: Language, source: Union[str, Path]) -> List[Doc]:
     """The documents of a corpus, or unannotated ones of running text."""
-    if Path(source).suffix in _TEXT_ENDINGS or any(sign in str(source) for sign in "*?["):
+    if is_text_file(Path(source)):
         paragraphs = (text for document in read_documents(expand([source])) for text in document)
-        docs = [nlp.make_doc(text) for text, _ in zip(paragraphs, range(_MOST_TEXTS))]
+        docs = [nlp.make_doc(text) for text in islice(paragraphs, _MOST_TEXTS)]
     else:
         docs = load_docs(source, nlp)
     docs = [doc for doc in docs if len(doc)]
@@ -141,27 +142,29 @@ def _rank(
     golds: Dict[str, List[Doc]],
     vectors: torch.Tensor,
     matrices: Sequence[str],
-) -> List[Tuple[float, List[str]]]:
-    """How much each matrix by itself moves the vectors in 8 bits, the largest first."""
+) -> List[str]:
+    """The matrices by how much each by itself moves the vectors in 8 bits, the largest first."""
     shim: EncoderShim = pipe.model.shims[0]
-    ranking = []
+    moved = {}
     for matrix in matrices:
         shim.set_checkpoint(Checkpoint(exporter.quantized(only=[matrix]), shim.tokenizer))
-        ranking.append((_errors(vectors, _vectors(pipe, golds))["mean_error"], [matrix]))
-    return sorted(ranking, reverse=True)
+        moved[matrix] = _errors(vectors, _vectors(pipe, golds))["mean_error"]
+    return sorted(moved, key=lambda matrix: -moved[matrix])
 
 
 def _compare(
-    nlp: Language, golds: Dict[str, List[Doc]], before: Dict[str, List[Doc]], after: Dict[str, List[Doc]]
+    nlp: Language,
+    golds: Dict[str, List[Doc]],
+    before: Dict[str, List[Doc]],
+    scores_before: Dict[str, Dict[str, float]],
+    after: Dict[str, List[Doc]],
 ) -> Dict[str, Any]:
-    groups = category_groups(nlp)
-    layers = pipeline_layers(nlp)
     agreement: Dict[str, Dict[str, float]] = {}
     scores: Dict[str, Dict[str, Tuple[float, float]]] = {}
     losses = [0.0]
     for source, gold in golds.items():
-        agreement[source] = _headlines(before[source], after[source], groups, layers)
-        one, other = (_headlines(gold, docs[source], groups, layers) for docs in (before, after))
+        agreement[source] = _scores(nlp, before[source], after[source])
+        one, other = scores_before[source], _scores(nlp, gold, after[source])
         scores[source] = {measure: (one[measure], other[measure]) for measure in one if measure in other}
         if scores[source]:
             losses += [a - b for a, b in scores[source].values()]
@@ -170,14 +173,14 @@ def _compare(
     return {"loss": max(losses), "agreement": agreement, "scores": scores}
 
 
-def _headlines(gold: List[Doc], predicted: List[Doc], groups: Any, layers: Any) -> Dict[str, float]:
-    entry = score_docs(gold, predicted, labels=groups, layers=layers, tokenization=False)
-    found = {
+def _scores(nlp: Language, gold: List[Doc], predicted: List[Doc]) -> Dict[str, float]:
+    """The scores that sum up what a pipeline predicted, in per cent, by layer and measure."""
+    entry = score_docs(gold, predicted, labels=category_groups(nlp), layers=pipeline_layers(nlp), tokenization=False)
+    return {
         f"{layer} ({measure})": 100.0 * value
         for layer, measure, value in headlines(entry)
-        if value is not None and measure != "calibration error"
+        if value is not None and numpy.isfinite(value) and measure != "calibration error"
     }
-    return {name: value for name, value in found.items() if numpy.isfinite(value)}
 
 
 def render_quantized(result: Dict[str, Any]) -> str:
