@@ -4,14 +4,22 @@ A head's module turns the vectors of all tokens, in a row, into one tensor or se
 business. Its loss is computed on them in torch, and their gradients come back the same way. Nothing leaves the device.
 """
 
-from typing import Any, Callable, List, NamedTuple, Optional, Tuple
+from typing import Any, Callable, List, NamedTuple, Optional, Sequence, Tuple
 
+import numpy
 import torch
 from spacy.tokens import Doc
-from thinc.api import ArgsKwargs, Model, chain, torch2xp, xp2torch
+from thinc.api import ArgsKwargs, Model, torch2xp, xp2torch
 from thinc.types import Floats2d
 
 from ..torch_shim import TorchShim
+
+
+class _Inputs(NamedTuple):
+    """What a module reads: the vectors of the tokens of each document, and what else it takes."""
+
+    vectors: List[Floats2d]
+    also: Optional[numpy.ndarray]
 
 
 class Outputs(NamedTuple):
@@ -31,7 +39,7 @@ def make_torch_layer(
     build: Callable[[int, int], torch.nn.Module],
     *,
     learn_rate_factor: float = 1.0,
-    takes_lengths: bool = False,
+    also: Optional[Callable[[Sequence[Doc]], numpy.ndarray]] = None,
 ) -> Model[List[Doc], Outputs]:
     """Put a torch module on top of token vectors.
 
@@ -40,20 +48,27 @@ def make_torch_layer(
     build: Makes the module, of a width of vectors and a number of classes. The module takes vectors, *shape:*
         (n_tokens, width), and gives a tuple of tensors.
     learn_rate_factor: The optimizer's rate is multiplied by it for this head.
-    takes_lengths: The module also takes the number of tokens of each document. *Shape:* (n_documents,)
+    also: What else of the documents the module takes, an array.
     """
-    layer: Model[List[Floats2d], Outputs] = Model(
+    layer: Model[_Inputs, Outputs] = Model(
         name,
         _forward,
         init=_init,
         dims={"nI": None, "nO": None},
-        attrs={"build": build, "takes_lengths": takes_lengths},
+        attrs={"build": build},
         shims=[TorchShim(learn_rate_factor=learn_rate_factor)],
     )
-    model = chain(tok2vec, layer)
+    model: Model[List[Doc], Outputs] = Model(
+        f"{name}-of-docs", _forward_docs, init=_init_docs, layers=[tok2vec, layer], attrs={"also": also}
+    )
     model.set_ref("tok2vec", tok2vec)
     model.set_ref("output_layer", layer)
     return model
+
+
+def document_lengths(docs: Sequence[Doc]) -> numpy.ndarray:
+    """The number of tokens of each document. *Shape:* (n_documents,)"""
+    return numpy.asarray([len(doc) for doc in docs], dtype="i8")
 
 
 def build_module(layer: Model, width: int, n_classes: int) -> None:
@@ -63,20 +78,36 @@ def build_module(layer: Model, width: int, n_classes: int) -> None:
     layer.shims[0].set_module(layer.attrs["build"](width, n_classes))
 
 
-def _init(model: Model, X: Optional[List[Floats2d]] = None, Y: Any = None) -> None:
+def _init_docs(model: Model[List[Doc], Outputs], X: Optional[List[Doc]] = None, Y: Any = None) -> None:
+    tok2vec, layer = model.layers
+    tok2vec.initialize(X=X)
+    layer.initialize(X=None if X is None else _Inputs(tok2vec.predict(X), None))
+
+
+def _forward_docs(
+    model: Model[List[Doc], Outputs], docs: List[Doc], is_train: bool
+) -> Tuple[Outputs, Callable[[Outputs], Any]]:
+    tok2vec, layer = model.layers
+    also = model.attrs["also"]
+    vectors, backprop_vectors = tok2vec(docs, is_train)
+    outputs, backprop_outputs = layer(_Inputs(vectors, None if also is None else also(docs)), is_train)
+    return outputs, lambda gradients: backprop_vectors(backprop_outputs(gradients))
+
+
+def _init(model: Model[_Inputs, Outputs], X: Optional[_Inputs] = None, Y: Any = None) -> None:
     if X is not None and model.has_dim("nO"):
-        build_module(model, X[0].shape[1], model.get_dim("nO"))
+        build_module(model, X.vectors[0].shape[1], model.get_dim("nO"))
 
 
 def _forward(
-    model: Model[List[Floats2d], Outputs], X: List[Floats2d], is_train: bool
+    model: Model[_Inputs, Outputs], X: _Inputs, is_train: bool
 ) -> Tuple[Outputs, Callable[[Outputs], List[Floats2d]]]:
-    lengths = [len(x) for x in X]
-    rows = getattr(X, "rows", None)  # token vectors that lie together already
-    vectors = xp2torch(model.ops.flatten(X) if rows is None else rows, requires_grad=is_train)
+    lengths = [len(x) for x in X.vectors]
+    rows = getattr(X.vectors, "rows", None)  # token vectors that lie together already
+    vectors = xp2torch(model.ops.flatten(X.vectors) if rows is None else rows, requires_grad=is_train)
     inputs: Tuple[torch.Tensor, ...] = (vectors,)
-    if model.attrs["takes_lengths"]:
-        inputs = (vectors, torch.tensor(lengths, device=vectors.device))
+    if X.also is not None:
+        inputs = (vectors, torch.from_numpy(X.also).to(vectors.device))
     outputs, backprop_torch = model.shims[0](ArgsKwargs(inputs, {}), is_train)
 
     def backprop(gradients: Outputs) -> List[Floats2d]:

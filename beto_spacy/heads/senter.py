@@ -1,11 +1,11 @@
 """Sentence boundaries: `beto_senter`, which says of each token whether a sentence starts with it."""
 
-from functools import partial
-from typing import Any, Callable, Iterable, List, Optional, Sequence
+from functools import lru_cache, partial
+from typing import Any, Callable, Iterable, List, Optional, Sequence, Tuple
 
 import numpy
 import torch
-from spacy.attrs import IS_SPACE, SENT_START
+from spacy.attrs import IS_SPACE, ORTH, SENT_START
 from spacy.language import Language
 from spacy.scorer import Scorer
 from spacy.tokens import Doc
@@ -20,7 +20,9 @@ _DEFAULT_MODEL = default_model("beto_spacy.SentenceStarts.v1", hidden_width=64, 
 
 
 class SentenceStarts(torch.nn.Module):
-    """One number for each token, from its vector and that of the token before it.
+    """One number for each token, from its vector and its shape, and from those of the token before it.
+
+    The vectors know what the words mean; that an initial or a bracket ends no sentence is quicker learned from shapes.
 
     width: Of the token vectors.
     n_classes: Of no matter; there is one.
@@ -33,15 +35,61 @@ class SentenceStarts(torch.nn.Module):
         self.dropout = torch.nn.Dropout(dropout)
         self.this = torch.nn.Linear(width, hidden_width)
         self.before = torch.nn.Linear(width, hidden_width, bias=False)
+        self.shape_of_this = torch.nn.Linear(len(_SHAPES), hidden_width, bias=False)
+        self.shape_before = torch.nn.Linear(len(_SHAPES), hidden_width, bias=False)
         self.score = torch.nn.Linear(hidden_width, 1)
 
-    def forward(self, vectors: torch.Tensor) -> Sequence[torch.Tensor]:
-        """vectors: Of the documents in a row; whatever is before a document is of no matter, since it starts with a
-        sentence. *Shape:* (n_tokens, width). Returns a tuple of one tensor. *Shape:* (n_tokens,)
+    def forward(self, vectors: torch.Tensor, shapes: torch.Tensor) -> Sequence[torch.Tensor]:
+        """vectors, shapes: Of the documents in a row; whatever is before a document is of no matter, since it starts
+        with a sentence. *Shape:* (n_tokens, width) and (n_tokens, number of shapes). Returns a tuple of one tensor.
+        *Shape:* (n_tokens,)
         """
         vectors = self.dropout(vectors)
-        hidden = self.this(vectors) + self.before(vectors).roll(1, dims=0)
+        hidden = self.this(vectors) + self.shape_of_this(shapes)
+        hidden = hidden + (self.before(vectors) + self.shape_before(shapes)).roll(1, dims=0)
         return (self.score(torch.nn.functional.gelu(hidden))[:, 0],)
+
+
+#: What is asked of a word; the answers are its shape. New questions, or another order, need new training.
+_SHAPES: Tuple[Callable[[str], bool], ...] = (
+    str.islower,
+    str.istitle,
+    lambda word: word.isupper() and word.isalpha(),
+    lambda word: any(letter.isdigit() for letter in word),
+    str.isspace,
+    lambda word: word == ".",
+    lambda word: word in ("...", "…"),
+    lambda word: word in ("?", "!"),
+    lambda word: word in (",", ";"),
+    lambda word: word == ":",
+    lambda word: word in tuple("([{«“‘¿¡"),
+    lambda word: word in tuple(")]}»”’"),
+    lambda word: word in ('"', "'"),
+    lambda word: word in ("-", "–", "—"),
+    lambda word: len(word) > 1 and word.endswith("."),
+    lambda word: len(word) == 2 and word[0].isupper() and word[1] == ".",
+    lambda word: len(word) == 1,
+    lambda word: len(word) == 2,
+    lambda word: len(word) == 3,
+    lambda word: len(word) > 6,
+)
+
+
+@lru_cache(maxsize=100_000)
+def _shape(word: str) -> Tuple[bool, ...]:
+    return tuple(asks(word) for asks in _SHAPES)
+
+
+def token_shapes(docs: Sequence[Doc]) -> numpy.ndarray:
+    """What can be seen of the tokens of documents in a row without reading them: case, length, punctuation.
+
+    Returns numbers 0 and 1. *Shape:* (n_tokens, number of shapes)
+    """
+    keys = numpy.concatenate([doc.to_array([ORTH]).reshape(-1) for doc in docs])
+    words, places = numpy.unique(keys, return_inverse=True)
+    strings = docs[0].vocab.strings
+    shapes = numpy.asarray([_shape(strings[word]) for word in words], dtype="f").reshape(len(words), len(_SHAPES))
+    return shapes[places]
 
 
 def make_sentence_starts(
@@ -58,7 +106,9 @@ def make_sentence_starts(
     learn_rate_factor: The optimizer's rate is multiplied by it for this head.
     """
     build = partial(SentenceStarts, hidden_width=hidden_width, dropout=dropout)
-    return make_torch_layer("beto-sentence-starts", tok2vec, build, learn_rate_factor=learn_rate_factor)
+    return make_torch_layer(
+        "beto-sentence-starts", tok2vec, build, learn_rate_factor=learn_rate_factor, also=token_shapes
+    )
 
 
 def make_senter_scorer() -> Callable[..., Any]:

@@ -20,7 +20,7 @@ from thinc.types import Floats2d
 
 from ..errors import CorpusError
 from .base import TorchHead, default_model, lowest
-from .layer import Outputs, make_torch_layer
+from .layer import Outputs, document_lengths, make_torch_layer
 
 POOLINGS = ("first", "mean", "attention")
 _DEFAULT_MODEL = default_model("beto_spacy.TextCat.v1", pooling="mean", dropout=0.1)
@@ -83,7 +83,7 @@ def make_pooled_scores(
     if pooling not in POOLINGS:
         raise CorpusError("B232", f"There is no pooling '{pooling}'.", f"Set it to one of {', '.join(POOLINGS)}.")
     build = partial(PooledScores, pooling=pooling, dropout=dropout)
-    return make_torch_layer("beto-textcat", tok2vec, build, learn_rate_factor=learn_rate_factor, takes_lengths=True)
+    return make_torch_layer("beto-textcat", tok2vec, build, learn_rate_factor=learn_rate_factor, also=document_lengths)
 
 
 def _is_annotated(cats: Dict[str, float], labels: Iterable[str], exclusive: bool) -> bool:
