@@ -132,7 +132,10 @@ def _by_measure(runs: Sequence[Dict[str, float]]) -> Dict[str, List[float]]:
 
 
 def render_comparison(comparison: Dict[str, Any]) -> str:
-    """A Markdown table of what `compare_trainings` found: mean, lowest and highest, and the difference to the first."""
+    """A Markdown table of what `compare_trainings` found: mean, lowest and highest, and the difference to the first.
+
+    A cell stays empty where a variant has no such measure.
+    """
     variants = comparison["variants"]
     first = next(iter(variants))
     n = len(comparison["seeds"])
@@ -143,12 +146,11 @@ def render_comparison(comparison: Dict[str, Any]) -> str:
         "| measure | " + " | ".join(head) + " |",
         "| --- |" + " ---: |" * len(head),
     ]
-    measures = [m for m in variants[first]["scores"] if all(m in v["scores"] for v in variants.values())]
-    for measure in measures:
-        values = {name: variant["scores"][measure] for name, variant in variants.items()}
-        cells = [f"{statistics.mean(v):.1f} ({min(v):.1f} to {max(v):.1f})" for v in values.values()]
-        base = statistics.mean(values[first])
-        cells += [f"{statistics.mean(v) - base:+.1f}" for name, v in values.items() if name != first]
+    for measure in dict.fromkeys(m for variant in variants.values() for m in variant["scores"]):
+        values = {name: variant["scores"].get(measure) for name, variant in variants.items()}
+        cells = [f"{statistics.mean(v):.1f} ({min(v):.1f} to {max(v):.1f})" if v else "" for v in values.values()]
+        base = values.pop(first)
+        cells += [f"{statistics.mean(v) - statistics.mean(base):+.1f}" if v and base else "" for v in values.values()]
         lines.append(f"| {measure} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

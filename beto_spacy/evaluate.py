@@ -1108,7 +1108,8 @@ def headlines(entry: Scores) -> List[Tuple[str, str, Optional[float]]]:
             error = entry["entities"]["calibration"]["expected_calibration_error"]
             found.append(("Confidence of entities", "calibration error", error))
     for name, group in entry["categories"].items():
-        found.append((f"Categories ({name})", "macro F1", group["macro"]["f1"]))
+        of_many = f" ({name})" if len(entry["categories"]) > 1 else ""
+        found.append((f"Categories{of_many}", "macro F1", group["macro"]["f1"]))
     return found
 
 

@@ -55,6 +55,8 @@ def test_the_table():
     scores = {"a": [50.0, 52.0], "b": [60.0, 61.0]}
     comparison = {"seeds": [0, 1], "variants": {name: {"scores": {"F": values}} for name, values in scores.items()}}
     assert "| F | 51.0 (50.0 to 52.0) | 60.5 (60.0 to 61.0) | +9.5 |" in render_comparison(comparison)
+    comparison["variants"]["b"]["scores"]["G"] = [1.0, 1.0]
+    assert "| G |  | 1.0 (1.0 to 1.0) |  |" in render_comparison(comparison)
 
 
 def test_variants_are_read():

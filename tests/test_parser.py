@@ -10,6 +10,7 @@ from thinc.api import Adam
 from beto_spacy.errors import CorpusError
 from beto_spacy.heads import biaffine
 from beto_spacy.heads.parser import _MOST_WORDS
+from beto_spacy.heads.senter import _SHAPES, token_shapes
 
 CNN = {
     "@architectures": "spacy.HashEmbedCNN.v2",
@@ -148,6 +149,26 @@ def test_sentences_that_are_there_are_kept(trained):
     assert [token.is_sent_start for token in doc] == [True, False, True]
     with pytest.raises(CorpusError, match="B250.*beto_senter"):
         trained.get_pipe("parser")(Doc(trained.vocab, words=["Ana", "come"]))
+
+
+def test_the_shapes_of_words(trained):
+    nlp = trained
+    docs = [nlp.make_doc("Vino J. Paz (hoy)."), nlp.make_doc(""), nlp.make_doc("¿ALTO? 12")]
+    shapes = token_shapes(docs)
+    assert shapes.shape == (sum(map(len, docs)), len(_SHAPES)) and set(shapes.ravel()) == {0.0, 1.0}
+    of = dict(zip([token.text for doc in docs for token in doc], shapes.astype(bool).tolist()))
+    known = "lower title upper digit space stop dots ask comma colon open close quote dash dotted initial 1 2 3 long"
+    found = {word: {name for name, holds in zip(known.split(), row) if holds} for word, row in of.items()}
+    assert found["J."] == {"title", "dotted", "initial", "2"}
+    assert found["("] == {"open", "1"} and found["¿"] == {"open", "1"} and found["?"] == {"ask", "1"}
+    assert found["hoy"] == {"lower", "3"} and found["ALTO"] == {"upper"} and found["12"] == {"digit", "2"}
+    assert token_shapes([docs[1]]).shape == (0, len(_SHAPES))
+
+
+def test_sentences_do_not_depend_on_the_documents_beside(trained):
+    texts = ["Ana come pan. Luis duerme.", "", "Luis duerme. Ana come pan. Ana"]
+    together = [[t.is_sent_start for t in doc] for doc in trained.pipe(texts, batch_size=3)]
+    assert together == [[t.is_sent_start for t in trained(text)] for text in texts]
 
 
 def test_missing_annotation_teaches_nothing(trained):
