@@ -15,7 +15,7 @@ def is_tree(heads):
 def best_tree(scores, projective=False):
     heads = scores.copy()
     heads[numpy.arange(len(scores)), 1 + numpy.arange(len(scores))] = -numpy.inf
-    (found,) = best_trees(heads.argmax(axis=1)[None], [len(scores)], lambda row: heads, projective=projective)
+    (found,) = best_trees(heads.argmax(axis=1)[None], [len(scores)], lambda rows: heads[None], projective=projective)
     return found
 
 
@@ -83,9 +83,10 @@ def test_sentences_of_a_batch_do_not_touch_each_other():
     assert are_trees(heads, [3, 3, 1, 4]).tolist() == [True, False, True, True]
     asked = []
 
-    def scores_of(row):
-        asked.append(row)
-        return numpy.asarray([[0.0, -numpy.inf, 3.0, 0.0], [1.0, 3.0, -numpy.inf, 0.0], [0.0, 0.0, 0.5, -numpy.inf]])
+    def scores_of(rows):
+        asked.extend(rows)
+        scores = [[0.0, -numpy.inf, 3.0, 0.0], [1.0, 3.0, -numpy.inf, 0.0], [0.0, 0.0, 0.5, -numpy.inf]]
+        return numpy.pad(numpy.asarray([scores]), ((0, 0), (0, 1), (0, 1)), constant_values=9.0)  # beyond the end
 
     found = best_trees(heads, [3, 3, 1, 4], scores_of)
     assert asked == [1] and found[1].tolist() == [2, 0, 2, 0]

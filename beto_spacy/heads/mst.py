@@ -5,7 +5,7 @@ best head of each word makes a tree already; where it doesn't, the best spanning
 of Chu and Liu (1965) and Edmonds (1967), or the best projective tree by that of Eisner (1996).
 """
 
-from typing import Callable, Sequence
+from typing import Callable, List, Sequence
 
 import numpy
 from ufal.chu_liu_edmonds import chu_liu_edmonds
@@ -14,7 +14,7 @@ from ufal.chu_liu_edmonds import chu_liu_edmonds
 def best_trees(
     heads: numpy.ndarray,
     lengths: Sequence[int],
-    scores_of: Callable[[int], numpy.ndarray],
+    scores_of: Callable[[List[int]], numpy.ndarray],
     *,
     projective: bool = False,
 ) -> numpy.ndarray:
@@ -23,17 +23,19 @@ def best_trees(
     heads: The best head of each word by itself, from 1, or 0 for the root; 0 beyond the end. *Shape:* (n_sentences,
         length)
     lengths: Words of each sentence.
-    scores_of: Gives the scores of a sentence's arcs, *shape:* (n_words, 1 + n_words): [dependent, head]. Asked only of
-        those whose best heads make no tree.
+    scores_of: Gives the scores of the arcs of some sentences, *shape:* (n_chosen, length, 1 + length): [sentence,
+        dependent, head]. Asked once, of those whose best heads make no tree.
     projective: Whether no arcs may cross.
     Returns the head of each word, as ``heads``.
     """
     heads = heads.copy()
     done = are_trees(heads, lengths)
-    for row, length in enumerate(lengths):
-        if not done[row] or (projective and not is_projective(heads[row, :length])):
-            scores = scores_of(row)
-            heads[row, :length] = _eisner(scores) if projective else _arborescence(scores)
+    if projective:
+        done &= numpy.asarray([is_projective(heads[row, :length]) for row, length in enumerate(lengths)])
+    rows = numpy.flatnonzero(~done).tolist()
+    for row, scores in zip(rows, scores_of(rows) if rows else ()):
+        scores = scores[: lengths[row], : lengths[row] + 1]
+        heads[row, : lengths[row]] = _eisner(scores) if projective else _arborescence(scores)
     return heads
 
 

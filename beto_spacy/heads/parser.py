@@ -145,7 +145,7 @@ class BetoDependencyParser(TorchHead):
                 heads = best_trees(
                     arcs.argmax(dim=2).masked_fill(beyond, 0).cpu().numpy(),
                     lengths,
-                    partial(_scores_of, arcs, lengths),
+                    partial(_scores_of, arcs),
                     projective=self.settings["projective"],
                 )
                 on_device = torch.from_numpy(heads).to(batch.words.device)
@@ -220,9 +220,8 @@ class BetoDependencyParser(TorchHead):
         return loss
 
 
-def _scores_of(arcs: torch.Tensor, lengths: Sequence[int], row: int) -> numpy.ndarray:
-    n = lengths[row]
-    return arcs[row, :n, : n + 1].cpu().numpy()
+def _scores_of(arcs: torch.Tensor, rows: List[int]) -> numpy.ndarray:
+    return arcs[torch.tensor(rows, device=arcs.device)].cpu().numpy()
 
 
 class _Batch(NamedTuple):
