@@ -45,10 +45,14 @@ class SentenceStarts(torch.nn.Module):
         *Shape:* (n_tokens,)
         """
         vectors = self.dropout(vectors)
+        shapes = shapes * _SHAPE_SCALE
         hidden = self.this(vectors) + self.shape_of_this(shapes)
         hidden = hidden + (self.before(vectors) + self.shape_before(shapes)).roll(1, dims=0)
         return (self.score(torch.nn.functional.gelu(hidden))[:, 0],)
 
+
+#: The shapes are plain, and the optimizer's steps of one size: scaled up, they are learned some times faster.
+_SHAPE_SCALE = 20.0
 
 #: What is asked of a word; the answers are its shape. New questions, or another order, need new training.
 _SHAPES: Tuple[Callable[[str], bool], ...] = (
