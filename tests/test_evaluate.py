@@ -1035,9 +1035,8 @@ def test_evaluate_model_writes_its_report(tmp_path, corpora):
     assert 0 < speed["min"] <= speed["words_per_second"] <= speed["max"]
     summary = render_summary(report).splitlines()
     assert summary[0] == "todo: 3 documents, 19 tokens" and "nombres: 1 documents, 3 tokens" in summary
-    assert "  Part of speech (accuracy)         78.95" in summary and summary[-1].startswith(
-        "  Words a second (median)"
-    )
+    assert "  Categories (macro F1)       33.33" in summary
+    assert "  Part of speech (accuracy)   78.95" in summary and summary[-1].startswith("  Words a second (median)")
     text = (output / "report.md").read_text(encoding="utf8")
     assert text.startswith("# Prueba\n") and "| Part of speech | accuracy | 78.95 |" in text
     assert "![todo--entities](plots/todo--entities.png)" in text and "| Gold | N | P |" in text
