@@ -30,9 +30,8 @@ def best_trees(
     """
     heads = heads.copy()
     done = are_trees(heads, lengths)
-    if projective:
-        done &= numpy.asarray([is_projective(heads[row, :length]) for row, length in enumerate(lengths)])
-    rows = numpy.flatnonzero(~done).tolist()
+    crosses = [done[row] and projective and not is_projective(heads[row, :n]) for row, n in enumerate(lengths)]
+    rows = numpy.flatnonzero(~done | crosses).tolist()
     for row, scores in zip(rows, scores_of(rows) if rows else ()):
         scores = scores[: lengths[row], : lengths[row] + 1]
         heads[row, : lengths[row]] = _eisner(scores) if projective else _arborescence(scores)
