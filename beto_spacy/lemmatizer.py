@@ -1,8 +1,9 @@
 """Lemmas from what a corpus says of a form, and for other forms from rules and tables: `beto_lemmatizer`.
 
 A trained lemmatizer that reads the encoder is good at what it has seen; of rare forms it makes words that don't exist.
-Here a form with a part of speech that the training corpus has gets the lemma it has there. For all others spaCy's
-Spanish rules and the tables of spacy-lookups-data are asked, and what they give is checked: an infinitive must be
+Here a form with a part of speech that the training corpus has gets the lemma it has there; so does a form that has one
+lemma only in it, if either part of speech is of a closed class: a tagger's mistake is likelier than a new pronoun. For
+all others spaCy's Spanish rules and the tables of spacy-lookups-data are asked, and what they give is checked: an infinitive must be
 known, or else it follows from the endings; adjectives follow from their gender and number.
 """
 
@@ -25,6 +26,8 @@ from .multiwords import CLITICS, split_verb
 
 TABLES = ("lemma_rules", "lemma_rules_groups", "lemma_index", "lemma_exc", "lemma_lookup")
 _CACHE_SIZE = 500_000
+#: Parts of speech that new words have.
+_OPEN = ("NOUN", "VERB", "ADJ", "ADV")
 _LONGEST_ACRONYM = 5
 _FUTURE = re.compile(r"(.*[aeií]r)(é|ás|á|emos|éis|án|ía|ías|íamos|íais|ían)")
 _FIRST_CONJUGATION = re.compile(r"(.*)(ad[oa]s?|ando)")
@@ -74,6 +77,7 @@ class BetoLemmatizer(Pipe):
         self.vocab, self.name, self.scorer = vocab, name, scorer
         self.tables, self.overwrite = tables, overwrite
         self._seen: Dict[str, str] = {}
+        self._single: Dict[str, Tuple[str, bool]] = {}
         self._rules = SpanishLemmatizer(vocab, None, mode="rule")
         self._known: Dict[str, Set[str]] = {}
         self._cache: Dict[Tuple[int, int, int], str] = {}
@@ -136,6 +140,9 @@ class BetoLemmatizer(Pipe):
         for key in _keys(token):
             if key in self._seen:
                 return self._seen[key].lower() if token.is_lower else self._seen[key]
+        lemma, is_open = self._single.get(token.lower_, ("", True))
+        if lemma and token.pos_ != "PROPN" and not (is_open and token.pos_ in _OPEN):
+            return lemma
         return self._derive(token) if self.tables and token.pos else ""
 
     def _derive(self, token: Token) -> str:
@@ -150,19 +157,25 @@ class BetoLemmatizer(Pipe):
         if pos == "NOUN":
             if any(c.isdigit() for c in low) or (token.text.isupper() and 1 < len(low) <= _LONGEST_ACRONYM):
                 return token.text
+            if low.endswith("s") and found not in self._known["NOUN"]:
+                if low in self._known["NOUN"]:
+                    return low
+                if found == low:  # the features say no plural, and there is no such word
+                    singular = _singular(low, self._is_nominal)
+                    found = singular if self._is_nominal(singular) else low
             if found + "es" == low and _CUT_TOO_SHORT.search(found) and found not in self._known["NOUN"]:
                 return found + "e"
         return found
 
     def _verb(self, token: Token, found: str) -> str:
         features = token.morph.to_dict()
-        if "PrepCase" in features or "Prs" in features.get("PronType", ""):
-            imperative = "Imp" in features.get("Mood", "")
-            parts = split_verb(token.text) or split_verb(token.text, imperative=imperative)
-            if parts:
-                host = parts[0].lower()
-                lemma = host if host in self._known["VERB"] else self._infinitive(host, features, found.split(" ")[0])
-                return " ".join([lemma, *(CLITICS[part.lower()][0] for part in parts[1:])])
+        parts = split_verb(token.text)  # none but an infinitive or a gerund with pronouns
+        if not parts and ("PrepCase" in features or "Prs" in features.get("PronType", "")):
+            parts = split_verb(token.text, imperative="Imp" in features.get("Mood", ""))
+        if parts:
+            host = parts[0].lower()
+            lemma = host if host in self._known["VERB"] else self._infinitive(host, features, found.split(" ")[0])
+            return " ".join([lemma, *(CLITICS[part.lower()][0] for part in parts[1:])])
         return found if found in self._known["VERB"] else self._infinitive(token.lower_, features, found)
 
     def _infinitive(self, form: str, features: Dict[str, str], found: str) -> str:
@@ -180,6 +193,9 @@ class BetoLemmatizer(Pipe):
         regular = _FIRST_CONJUGATION.fullmatch(form)
         return regular.group(1) + "ar" if regular and features.get("VerbForm") in ("Part", "Ger") else found
 
+    def _is_nominal(self, word: str) -> bool:
+        return word in self._known["NOUN"] or word in self._known["ADJ"]
+
     def _adjective(self, form: str, features: Dict[str, str], found: str) -> str:
         known = self._known["ADJ"]
         listed = self._rules.lookups.get_table("lemma_lookup").get(form)
@@ -192,10 +208,11 @@ class BetoLemmatizer(Pipe):
             stem = superlative.group(1)
             return next((w for w in (stem + "o", stem + "e", stem) if exists(w)), found)
         word = form
-        if features.get("Number") == "Plur":
-            word = _singular(word, exists)
-        if features.get("Gender") == "Fem" and word.endswith("a"):
-            word = _masculine(word, exists)
+        for feature, value, other in (("Number", "Plur", _singular), ("Gender", "Fem", _masculine)):
+            if features.get(feature) == value:
+                word = other(word, exists)
+            elif not exists(word) and exists(other(word, exists)):  # the feature was overlooked
+                word = other(word, exists)
         return found if found in known and word not in known else word
 
     # --- files ---
@@ -238,6 +255,14 @@ class BetoLemmatizer(Pipe):
 
     def _set_seen(self, seen: Dict[str, str]) -> None:
         self._seen = dict(seen)
+        lemmas: Dict[str, Set[str]] = defaultdict(set)
+        is_open: Dict[str, bool] = defaultdict(bool)
+        for key, lemma in self._seen.items():
+            form, pos = key.split("\t")[:2]
+            if pos != "PROPN":
+                lemmas[form].add(lemma)
+                is_open[form] |= pos in _OPEN
+        self._single = {form: (next(iter(found)), is_open[form]) for form, found in lemmas.items() if len(found) == 1}
         self._cache = {}
 
 
@@ -280,6 +305,8 @@ def _singular(word: str, exists: Callable[[str], bool]) -> str:
 
 def _masculine(word: str, exists: Callable[[str], bool]) -> str:
     """The masculine of an adjective in -a: -o, the bare stem (española, tractora), -és or -ón."""
+    if not word.endswith("a"):
+        return word
     stem = word[:-1]
     if exists(stem + "o"):
         return stem + "o"
