@@ -3,8 +3,8 @@
 A trained lemmatizer that reads the encoder is good at what it has seen; of rare forms it makes words that don't exist.
 Here a form with a part of speech that the training corpus has gets the lemma it has there; so does a form that has one
 lemma only in it, if either part of speech is of a closed class: a tagger's mistake is likelier than a new pronoun. For
-all others spaCy's Spanish rules and the tables of spacy-lookups-data are asked, and what they give is checked: an infinitive must be
-known, or else it follows from the endings; adjectives follow from their gender and number.
+all others spaCy's Spanish rules and the tables of spacy-lookups-data are asked, and what they give is checked: an
+infinitive must be known, or else it follows from the endings; adjectives follow from their gender and number.
 """
 
 import re
