@@ -23,7 +23,7 @@ from .biaffine import BiaffineProjections, Projections, score_arcs, score_labels
 from .layer import Outputs, make_torch_layer
 from .mst import best_trees
 
-_DEFAULT_MODEL = default_model("beto_spacy.Biaffine.v1", arc_width=128, label_width=64, dropout=0.2)
+_DEFAULT_MODEL = default_model("beto_spacy.Biaffine.v1", arc_width=128, label_width=32, dropout=0.2)
 #: Words of a sentence at most; a longer one is cut into several.
 _MOST_WORDS = 1_000
 #: Padded words, and padded pairs of words, that are worked on at once.
@@ -36,7 +36,7 @@ _SPACE_LABEL = "dep"
 def make_biaffine(
     tok2vec: Model[List[Doc], List[Floats2d]],
     arc_width: int = 128,
-    label_width: int = 64,
+    label_width: int = 32,
     dropout: float = 0.2,
     learn_rate_factor: float = 1.0,
 ) -> Model[List[Doc], Outputs]:
