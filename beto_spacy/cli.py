@@ -391,7 +391,16 @@ def show_command(model: str, text: str, gpu: int) -> None:
 @click.option("--precision", default="fp32", show_default=True, type=click.Choice(("fp32", "bf16", "fp16")))
 @click.option("--gpu-id", default=-1, show_default=True, help="The GPU; -1 for the CPU.")
 @click.option("--peer", "peers", multiple=True, help="A trained pipeline to measure too, by package or folder.")
-@click.option("--output", type=click.Path(path_type=Path), help="Write the figures as JSON.")
+@click.option("--int8", is_flag=True, help="Measure our pipeline in 8-bit integers too.")
+@click.option("--footprint", is_flag=True, help="Measure memory, loading and size of each pipeline too.")
+@click.option("--grow", type=int, help="Annotate streams of so many short documents, and of a tenth and a hundredth.")
+@click.option("--grow-long", type=int, help="The same with so many characters in documents of 100,000.")
+@click.option("--train", type=click.Path(path_type=Path), help="Measure training with this config too.")
+@click.option("--corpus", type=click.Path(path_type=Path), help="What to train on.")
+@click.option("--updates", default=20, show_default=True, help="Updates of training that are measured.")
+@click.option(
+    "--output", type=click.Path(path_type=Path), help="Write the figures as JSON, and .md and .png beside it."
+)
 def benchmark_command(
     encoder: str,
     texts: Tuple[Path, ...],
@@ -403,23 +412,34 @@ def benchmark_command(
     precision: str,
     gpu_id: int,
     peers: Tuple[str, ...],
+    int8: bool,
+    footprint: bool,
+    grow: Optional[int],
+    grow_long: Optional[int],
+    train: Optional[Path],
+    corpus: Optional[Path],
+    updates: int,
     output: Optional[Path],
 ) -> None:
     """Compare words a second with spacy-transformers' own component on the same weights, ENCODER, over TEXTS."""
-    from .benchmark import compare, read_lines, render_comparison
-    from .files import write_json
+    from . import benchmark
+    from .footprint import measure_training
 
-    result = compare(
-        encoder,
-        read_lines(texts, limit=limit),
-        runs=runs,
-        heads=heads,
-        batch_wordpieces=batch_wordpieces,
-        batch_size=batch_size,
-        precision=precision,
-        gpu_id=gpu_id,
-        peers=peers,
-    )
-    click.echo(render_comparison(result))
+    settings: Dict[str, Any] = {
+        "batch_wordpieces": batch_wordpieces,
+        "batch_size": batch_size,
+        "precision": precision,
+        "gpu_id": gpu_id,
+        "int8": int8,
+    }
+    lines = benchmark.read_lines(texts, limit=limit)
+    result = benchmark.compare(encoder, lines, runs=runs, heads=heads, peers=peers, footprint=footprint, **settings)
+    for kind, most in (("short", grow), ("long", grow_long)):
+        if most is not None:
+            result.setdefault("growth", []).extend(benchmark.grow(encoder, texts, most, kind=kind, **settings))
+    if train is not None:
+        overrides = {"paths.encoder": encoder, **{f"paths.{part}": str(corpus) for part in ("train", "dev") if corpus}}
+        result["training"] = measure_training(train, overrides, updates=updates, runs=runs)
+    click.echo(benchmark.render_comparison(result))
     if output is not None:
-        write_json(result, output)
+        benchmark.write_comparison(result, output)

@@ -163,26 +163,6 @@ def test_evaluate_without_plots(project, tmp_path):
     assert "F1" in result.output
 
 
-def test_benchmark(encoders, tmp_path):
-    result = beto(
-        "benchmark",
-        encoders["bert"],
-        SAMPLE / "dev.tsv",
-        "--runs",
-        "1",
-        "--limit",
-        "10",
-        "--output",
-        tmp_path / "b.json",
-    )
-    assert result.exit_code == 0, result.output
-    figures = json.loads((tmp_path / "b.json").read_text())
-    assert figures["texts"] == 10 and figures["words"] > 50
-    ratio = figures["ratios"]["ours / stock"]["median"]
-    assert ratio > 0 and f"| ours / stock | {ratio:.2f} |" in result.output
-    assert all(seconds > 0 for seconds in figures["seconds_by_stage"]["ours"].values())
-
-
 def test_errors_come_without_a_traceback_in_a_real_process(tmp_path):
     done = run(
         sys.executable,

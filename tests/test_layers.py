@@ -31,8 +31,8 @@ LAYERS = [
         "lemmatizer",
     },
     {"pretrain", "annotate", "project"},
-    {"evaluate", "benchmark", "calibrate"},
-    {"compare", "quantize"},
+    {"evaluate", "footprint", "calibrate"},
+    {"benchmark", "compare", "quantize"},
     {"cli"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
