@@ -1,11 +1,12 @@
 """Loading a pipeline, and what it says of a text, for a reader or as CoNLL-U."""
 
 from pathlib import Path
-from typing import Iterable, Iterator, Sequence, Tuple, Union
+from typing import Iterable, Iterator, Optional, Sequence, Tuple, Union
 
 import spacy
 from spacy.language import Language
 from spacy.tokens import Doc
+from spacy.vocab import Vocab
 from thinc.api import require_cpu
 
 from .conllu import doc_to_conllu
@@ -28,11 +29,12 @@ def use_device(gpu: int) -> None:
         ) from error
 
 
-def load_pipeline(model: Union[str, Path], *, gpu: int = -1) -> Language:
+def load_pipeline(model: Union[str, Path], *, gpu: int = -1, vocab: Optional[Vocab] = None) -> Language:
     """Load a trained pipeline by package name or folder, on the CPU or a GPU.
 
     model: A package such as ``es_beto_trf``, or a folder.
     gpu: Number of the GPU; -1 for the CPU.
+    vocab: Of another pipeline, to have documents in common; by default its own.
     Raises ProjectError if it isn't there, or if the GPU isn't.
     """
     use_device(gpu)
@@ -43,7 +45,7 @@ def load_pipeline(model: Union[str, Path], *, gpu: int = -1) -> Language:
             "Check the path, or install the package's wheel.",
         )
     try:
-        return spacy.load(model)
+        return spacy.load(model, vocab=True if vocab is None else vocab)
     except EncoderError:
         raise
     except Exception as error:  # a broken folder, config or package fails with whatever its loading code raises

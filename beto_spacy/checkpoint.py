@@ -8,9 +8,10 @@ import inspect
 import json
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, NamedTuple, Sequence, Tuple, Union
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import huggingface_hub
+import torch
 import transformers
 from transformers import (
     CONFIG_MAPPING,
@@ -30,6 +31,8 @@ from .onnx_model import ONNX_FILE, OnnxModel
 BERT_LIKE = ("bert", "roberta", "xlm-roberta", "camembert", "albert", "distilbert", "electra")
 #: Of these, the ones whose first positions are taken by the padding: two of 514 are not to be had.
 POSITIONS_AFTER_PADDING = ("roberta", "xlm-roberta", "camembert")
+#: Where the layers are inside an encoder: the first that there is.
+LAYERS = ("encoder.layer", "transformer.layer", "encoder.albert_layer_groups")
 #: Where encoders that come with the package lie.
 EMBEDDED = Path(__file__).parent / "encoders"
 
@@ -255,6 +258,23 @@ def sequence_limit(model: Any) -> int:
     config = model.config
     taken = config.pad_token_id + 1 if config.model_type in POSITIONS_AFTER_PADDING else 0
     return config.max_position_embeddings - taken
+
+
+def set_dropout(model: Any, dropout: Optional[float]) -> Dict[str, float]:
+    """Have a torch module use this dropout; None for its own. Returns what its config stated, if it has one."""
+    names = ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout")
+    config = getattr(model, "config", None)
+    stated = {name: getattr(config, name) for name in names if isinstance(getattr(config, name, None), float)}
+    if dropout is None:
+        return stated
+    if stated:
+        config.update({name: dropout for name in stated})
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = dropout
+        elif isinstance(getattr(module, "dropout_prob", None), float):  # of attention, in older versions
+            module.dropout_prob = dropout
+    return stated
 
 
 def special_tokens(tokenizer: PreTrainedTokenizerFast) -> Tuple[List[int], List[int]]:

@@ -327,6 +327,43 @@ def quantize_command(model: str, dest: Path, sources: Tuple[str, ...], max_loss:
         write_json(result, output)
 
 
+@main.command("distill", context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
+@click.argument("teacher")
+@click.argument("config", type=click.Path(path_type=Path))
+@click.argument("dest", nargs=-1, required=True, type=click.UNPROCESSED)
+@click.option("--corpus", "corpora", multiple=True, help="An annotated corpus to score both on.")
+@click.option("--gpu", default=-1, show_default=True, help="Number of the GPU; -1 for the CPU.")
+@click.option("--output", type=click.Path(path_type=Path), help="Write the figures as JSON.")
+def distill_command(
+    teacher: str, config: Path, dest: Tuple[str, ...], corpora: Tuple[str, ...], gpu: int, output: Optional[Path]
+) -> None:
+    """Train a smaller pipeline on unlabelled text to annotate as TEACHER does, and write it to DEST.
+
+    \b
+    beto-spacy distill TEACHER CONFIG DEST [--section.field VALUE]...
+
+    CONFIG is configs/distill.cfg; its fields are overridden by options such as --student.layers 3.
+    """
+    from .distill import distill_from_config, render_distilled
+    from .files import write_json
+
+    places, overrides = _split_overrides(dest)
+    if len(places) != 1:
+        raise click.UsageError(f"Name one folder for the student, not {len(places)}.")
+    result = distill_from_config(
+        teacher,
+        config,
+        places[0],
+        overrides=overrides,
+        corpora=corpora,
+        gpu=gpu,
+        say=lambda line: click.echo(line, err=True),
+    )
+    click.echo(render_distilled(result))
+    if output is not None:
+        write_json(result, output)
+
+
 @main.command("assets")
 @click.argument("project", default=".", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.option("--mirror", default="", help="A folder to copy the assets from, instead of downloading them.")

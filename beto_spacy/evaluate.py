@@ -76,6 +76,7 @@ from .heads.textcat import make_textcat_scorer
 
 __all__ = [
     "CategoryGroup",
+    "agreement_scores",
     "attribute_scores",
     "category_groups",
     "category_scores",
@@ -86,6 +87,7 @@ __all__ = [
     "evaluate_model",
     "evaluate_raw",
     "feature_scores",
+    "headline_scores",
     "make_examples",
     "pipeline_layers",
     "render_markdown",
@@ -1111,6 +1113,36 @@ def headlines(entry: Scores) -> List[Tuple[str, str, Optional[float]]]:
         of_many = f" ({name})" if len(entry["categories"]) > 1 else ""
         found.append((f"Categories{of_many}", "macro F1", group["macro"]["f1"]))
     return found
+
+
+def headline_scores(nlp: Language, gold: Sequence[Doc], predicted: Sequence[Doc]) -> Dict[str, float]:
+    """The scores that sum up what a pipeline predicted, in per cent, by layer and measure; no calibration error.
+
+    gold, predicted: As in `score_docs`.
+    """
+    entry = score_docs(gold, predicted, labels=category_groups(nlp), layers=pipeline_layers(nlp), tokenization=False)
+    return {
+        f"{layer} ({measure})": 100.0 * value
+        for layer, measure, value in headlines(entry)
+        if value is not None and math.isfinite(value) and measure != "calibration error"
+    }
+
+
+def agreement_scores(nlp: Language, before: Sequence[Doc], after: Sequence[Doc]) -> Dict[str, float]:
+    """How far what a pipeline predicted agrees with what another did, as `headline_scores` of that.
+
+    Categories that don't exclude one another have probabilities in both; those that apply are taken for gold.
+
+    nlp: A pipeline with the labels and thresholds of both.
+    """
+    several = [group for group in category_groups(nlp).values() if not group.exclusive]
+    if several:
+        before = [doc.copy() for doc in before]
+    for doc in before:
+        for group in several:
+            found = {label: doc.cats.get(label, 0.0) for label in group.labels}
+            doc.cats.update({label: float(p >= group.thresholds.get(label, 0.5)) for label, p in found.items()})
+    return headline_scores(nlp, before, after)
 
 
 def render_markdown(report: Scores) -> str:

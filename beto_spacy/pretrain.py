@@ -35,12 +35,14 @@ from transformers import (
 )
 
 from .checkpoint import (
+    LAYERS,
     Checkpoint,
     Size,
     check_place,
     quiet_hub,
     resolve_encoder,
     sequence_limit,
+    set_dropout,
     write_checkpoint,
 )
 from .errors import EncoderError, ProjectError
@@ -55,10 +57,9 @@ from .masked import (
     to_tensors,
 )
 from .sequences import Sequences, TokenCache, Vocabulary, describe_vocabulary, identify, open_cache
+from .settings import read_settings
 from .texts import expand
 
-#: Where the layers are inside the encoder, for compilation: the first that there is.
-_LAYERS = ("encoder.layer", "transformer.layer", "encoder.albert_layer_groups")
 _SETTINGS = "settings.json"
 _STATE = "trainer_state.json"
 
@@ -295,7 +296,7 @@ def pretrain(
         model, tokenizer = checkpoint.model, checkpoint.tokenizer
     else:
         model = build_masked_model(tokenizer, size, next_sentence=pairs, seed=seed)
-    stated = _set_dropout(model, training.dropout)
+    stated = set_dropout(model, training.dropout)
     tokenizer.model_max_length = sequence_limit(model)
     longest = max(length for length, _ in parse_lengths(training.lengths))
     if longest > sequence_limit(model):
@@ -348,23 +349,6 @@ def pretrain(
         write_checkpoint(Checkpoint(model.half() if half else model, tokenizer), dest)
         write_json(report, run / "report.json")
     return report
-
-
-def _set_dropout(model: Any, dropout: Optional[float]) -> Dict[str, float]:
-    """Have a model use this dropout. Returns what its config stated."""
-    names = ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout")
-    stated = {
-        name: getattr(model.config, name) for name in names if isinstance(getattr(model.config, name, None), float)
-    }
-    if dropout is None:
-        return stated
-    model.config.update({name: dropout for name in stated})
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = dropout
-        elif isinstance(getattr(module, "dropout_prob", None), float):  # of attention, in older versions
-            module.dropout_prob = dropout
-    return stated
 
 
 #: Settings that may change when a training goes on.
@@ -646,7 +630,7 @@ def _compile(model: Any) -> None:
     """Have the layers compiled, for each length of sequences there is; what is compiled for one layer serves all."""
     base = getattr(model, model.base_model_prefix)
     modules = dict(base.named_modules())
-    for layer in next(modules[name] for name in _LAYERS if name in modules):
+    for layer in next(modules[name] for name in LAYERS if name in modules):
         layer.compile(dynamic=False)
 
 
@@ -689,58 +673,19 @@ def pretrain_from_config(
     )
 
 
-_FIELDS = {
+_SECTIONS = {
     "paths": ("texts", "held_out", "start", "vocabulary", "cache", "run"),
     "vocabulary": ("size",),
-    "encoder": tuple(field.name for field in dataclasses.fields(Size)),
-    "objective": tuple(field.name for field in dataclasses.fields(Objective)),
-    "training": tuple(field.name for field in dataclasses.fields(Training)),
+    "encoder": Size,
+    "objective": Objective,
+    "training": Training,
     "output": ("half",),
     "system": ("seed",),
 }
 
 
 def _read_config(path: Path, overrides: Dict[str, Any]) -> Dict[str, Dict[str, Any]]:
-    from confection import Config
-
-    try:
-        config = Config().from_disk(path, overrides=overrides)
-    except Exception as error:
-        raise ProjectError(
-            "B633",
-            f"The config can't be read ({' '.join(str(error).split())}).",
-            "Start from configs/pretrain.cfg, and override fields that it has.",
-            path=path,
-        ) from error
-    for section, names in _FIELDS.items():
-        have = config.get(section, {})
-        odd = sorted(set(have) ^ set(names))
-        if odd:
-            raise ProjectError(
-                "B634",
-                f"The section [{section}] {'has' if odd[0] in have else 'lacks'} '{odd[0]}'.",
-                f"Its fields are: {', '.join(names)}.",
-                path=path,
-            )
-    odd = sorted(set(config) - set(_FIELDS))
-    if odd:
-        raise ProjectError("B635", f"There is no section [{odd[0]}].", f"There are: {', '.join(_FIELDS)}.", path=path)
-    for section, kind in (("encoder", Size), ("objective", Objective), ("training", Training)):
-        for field in dataclasses.fields(kind):
-            value = config[section][field.name]
-            if field.type is str and isinstance(value, int) and not isinstance(value, bool):
-                value = config[section][field.name] = str(value)  # one length alone looks like a number
-            # Whole numbers stand for fractions, and null only where it's the default's kind.
-            kinds = {int: (int,), float: (int, float), str: (str,), bool: (bool,)}
-            allowed = kinds.get(field.type, (int, float, type(None)))
-            if not isinstance(value, allowed) or (isinstance(value, bool) and field.type is not bool):
-                raise ProjectError(
-                    "B636",
-                    f"[{section}] {field.name} = {json.dumps(value)} is not of its kind.",
-                    f"Give a value like {json.dumps(field.default)}.",
-                    path=path,
-                )
-    return config
+    return read_settings(path, _SECTIONS, example="configs/pretrain.cfg", overrides=overrides)
 
 
 def _tokenizer(texts: Sequence[Path], vocabulary: Optional[str], size: int, run: Path) -> Any:
@@ -805,7 +750,7 @@ def measure_throughput(
         for _ in range(runs):
             for name in speeds:
                 model = build_masked_model(tokenizer, size, next_sentence=objective.next_sentence > 0, seed=0)
-                _set_dropout(model, training.dropout)
+                set_dropout(model, training.dropout)
                 arguments = _arguments(Path(folder), training, 0, False)
                 arguments.max_steps = steps
                 arguments.save_strategy = "no"

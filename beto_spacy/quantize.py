@@ -8,7 +8,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Sequence, Tuple, Union
 
-import numpy
 import torch
 from spacy.language import Language
 from spacy.tokens import Doc
@@ -18,7 +17,7 @@ from .checkpoint import Checkpoint
 from .corpus import load_docs
 from .encoder import EncoderShim, make_batches
 from .errors import ProjectError
-from .evaluate import category_groups, headlines, pipeline_layers, score_docs
+from .evaluate import agreement_scores, headline_scores
 from .files import new_folder
 from .onnx_model import Int8Exporter, OnnxModel
 from .texts import expand, is_text_file, read_documents
@@ -72,7 +71,7 @@ def quantize_model(
     matrices = exporter.matrices()
     kept: List[str] = []
     ranking: List[str] = []
-    scores = {source: _scores(nlp, docs, before[source]) for source, docs in golds.items()}
+    scores = {source: headline_scores(nlp, docs, before[source]) for source, docs in golds.items()}
     while True:
         shim.set_checkpoint(Checkpoint(exporter.quantized(kept), shim.tokenizer))
         after = {source: _annotate(nlp, docs) for source, docs in golds.items()}
@@ -163,24 +162,14 @@ def _compare(
     scores: Dict[str, Dict[str, Tuple[float, float]]] = {}
     losses = [0.0]
     for source, gold in golds.items():
-        agreement[source] = _scores(nlp, before[source], after[source])
-        one, other = scores_before[source], _scores(nlp, gold, after[source])
+        agreement[source] = agreement_scores(nlp, before[source], after[source])
+        one, other = scores_before[source], headline_scores(nlp, gold, after[source])
         scores[source] = {measure: (one[measure], other[measure]) for measure in one if measure in other}
         if scores[source]:
             losses += [a - b for a, b in scores[source].values()]
         else:
             losses += [100.0 - value for value in agreement[source].values()]
     return {"loss": max(losses), "agreement": agreement, "scores": scores}
-
-
-def _scores(nlp: Language, gold: List[Doc], predicted: List[Doc]) -> Dict[str, float]:
-    """The scores that sum up what a pipeline predicted, in per cent, by layer and measure."""
-    entry = score_docs(gold, predicted, labels=category_groups(nlp), layers=pipeline_layers(nlp), tokenization=False)
-    return {
-        f"{layer} ({measure})": 100.0 * value
-        for layer, measure, value in headlines(entry)
-        if value is not None and numpy.isfinite(value) and measure != "calibration error"
-    }
 
 
 def render_quantized(result: Dict[str, Any]) -> str:

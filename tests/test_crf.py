@@ -152,3 +152,20 @@ def test_spans_of_neighbours_and_of_padding():
     tags = torch.tensor([[1, 1, 2, 0, 3], [3, 4, 0, 1, 2]])
     spans = crf.tags_to_spans(tags, torch.tensor([5, 3]))
     assert spans.tolist() == [[0, 0, 0, 0], [0, 1, 2, 0], [0, 4, 4, 1], [1, 0, 1, 1]]
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.5])
+def test_the_divergence_is_that_of_all_sequences(temperature):
+    one, other = random_potentials(seed=1), random_potentials(seed=2)
+    expected = 0.0
+    for row in range(3):
+        wanted, found = (
+            torch.tensor([s for _, s in sequences(p, row)], dtype=torch.float64) / temperature for p in (other, one)
+        )
+        wanted, found = wanted.log_softmax(0), found.log_softmax(0)
+        expected += float((wanted.exp() * (wanted - found)).sum()) * temperature**2
+    assert float(crf.divergence(one, other, temperature)) == pytest.approx(expected, abs=1e-9) and expected > 1
+    leaves = [tensor.clone().requires_grad_() for tensor in other[:3]]
+    same = crf.divergence(crf.Potentials(*leaves, other.lengths), other, temperature)
+    assert float(same.detach()) == pytest.approx(0.0, abs=1e-9)
+    assert all(gradient.abs().max() < 1e-9 for gradient in torch.autograd.grad(same, leaves))

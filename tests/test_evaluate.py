@@ -22,6 +22,7 @@ from beto_spacy.corpus import convert
 from beto_spacy.errors import CorpusError, FormatError, ProjectError
 from beto_spacy.evaluate import (
     CategoryGroup,
+    agreement_scores,
     attribute_scores,
     category_scores,
     dependency_scores,
@@ -1288,3 +1289,23 @@ def test_many_labels_fit_a_plot(tmp_path):
     files = draw_plots({"corpora": {"c": entry}}, tmp_path)
     assert [path.name for path in files] == ["c--layers.png", "c--confusion-t.png"]
     assert max(imread(files[1]).shape) < 5000
+
+
+def test_agreement_of_several_categories_is_that_of_those_that_apply():
+    nlp = spacy.blank("es")
+    pipe = nlp.add_pipe("beto_textcat", config={"exclusive": False})
+    for label in ("a", "b"):
+        pipe.add_label(label)
+    pipe.cfg["thresholds"] = {"b": 0.2}
+
+    def docs(*cats):
+        made = [nlp.make_doc(f"Texto {i}.") for i in range(len(cats))]
+        for doc, (a, b) in zip(made, cats):
+            doc.cats = {"a": a, "b": b}
+        return made
+
+    before = docs((0.7, 0.1), (0.4, 0.3))
+    assert agreement_scores(nlp, before, docs((0.6, 0.15), (0.1, 0.9))) == {"Categories (macro F1)": 100.0}
+    found = agreement_scores(nlp, before, docs((0.4, 0.1), (0.1, 0.9)))
+    assert found == {"Categories (macro F1)": 50.0}
+    assert before[0].cats == {"a": 0.7, "b": 0.1}

@@ -12,10 +12,10 @@ import beto_spacy
 
 ROOT = Path(beto_spacy.__file__).parent
 LAYERS = [
-    {"errors", "files", "heads.crf", "heads.mst", "heads.biaffine"},
-    {"onnx_model"},
+    {"errors", "files", "divergence", "heads.crf", "heads.mst", "heads.biaffine"},
+    {"onnx_model", "settings"},
     {"formats", "windows", "texts", "checkpoint", "torch_shim", "augment"},
-    {"corpus", "encoder", "sequences", "heads.layer", "multiwords"},
+    {"corpus", "encoder", "sequences", "shrink", "heads.layer", "multiwords"},
     {"heads.base"},
     {
         "transformer",
@@ -32,7 +32,7 @@ LAYERS = [
     },
     {"pretrain", "annotate", "project"},
     {"evaluate", "footprint", "calibrate"},
-    {"benchmark", "compare", "quantize"},
+    {"benchmark", "compare", "quantize", "distill"},
     {"cli"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

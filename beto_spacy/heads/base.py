@@ -1,6 +1,7 @@
 """What our heads have in common as spaCy pipes: labels, shape, update and files.
 
-A head states how many classes its labels make, what is annotated in an example, and its loss; see `TorchHead`.
+A head states how many classes its labels make, what is annotated in an example, its loss, and what it can learn from
+another that was trained; see `TorchHead`.
 """
 
 from itertools import islice
@@ -13,6 +14,7 @@ from spacy import util
 from spacy.language import Language
 from spacy.pipeline import TrainablePipe
 from spacy.pipeline.pipe import deserialize_config
+from spacy.tokens import Doc
 from spacy.training import Example, validate_examples
 from thinc.api import Model, Optimizer, set_dropout_rate
 
@@ -37,7 +39,8 @@ def default_model(architecture: str, **settings: Any) -> Dict[str, Any]:
 class TorchHead(TrainablePipe):
     """A pipe with a torch module on token vectors, made by `layer.make_torch_layer`.
 
-    What a head must have: `n_classes`, `find_labels`, `gold` and `loss`; `predict` and `set_annotations`, as any pipe.
+    What a head must have: `n_classes`, `find_labels`, `gold` and `loss`; `soft_loss`, to be distilled; `predict` and
+    `set_annotations`, as any pipe.
 
     settings: What the config of the pipeline says, and is not saved with the weights.
     """
@@ -61,6 +64,17 @@ class TorchHead(TrainablePipe):
 
     def loss(self, examples: Sequence[Example], outputs: Outputs, golds: Sequence[Any]) -> torch.Tensor:
         """The loss of the module's outputs, a number, summed over what is annotated."""
+        raise NotImplementedError
+
+    def soft_loss(
+        self, docs: Sequence[Doc], outputs: Outputs, targets: Outputs, temperature: float = 1.0
+    ) -> torch.Tensor:
+        """How far what the module's outputs stand for is from what a teacher's do, a number, summed like `loss`.
+
+        docs: The documents, with the teacher's annotation.
+        outputs, targets: Of the module, and of that of a teacher with the same labels.
+        temperature: See `divergence.py`.
+        """
         raise NotImplementedError
 
     @property
@@ -150,11 +164,16 @@ class TorchHead(TrainablePipe):
         """The loss of the module's outputs, and its gradient by them."""
         if golds is None:
             golds = [self.gold(example) for example in examples]
-        leaves = tuple(tensor.detach().requires_grad_() for tensor in scores.tensors)
-        loss = self.loss(examples, Outputs(leaves, scores.lengths), golds)
-        gradients = torch.autograd.grad(loss, leaves, allow_unused=True)
-        filled = tuple(torch.zeros_like(leaf) if d is None else d for leaf, d in zip(leaves, gradients))
-        return float(loss.detach()), Outputs(filled, scores.lengths)
+        return _differentiate(lambda outputs: self.loss(examples, outputs, golds), scores)
+
+    def get_soft_loss(
+        self, docs: Sequence[Doc], scores: Outputs, targets: Outputs, *, temperature: float = 1.0, weight: float = 1.0
+    ) -> Tuple[float, Outputs]:
+        """The loss of the module's outputs by a teacher's, and its gradient by them, times a weight.
+
+        docs, targets, temperature: See `soft_loss`.
+        """
+        return _differentiate(lambda outputs: weight * self.soft_loss(docs, outputs, targets, temperature), scores)
 
     # --- files ---
 
@@ -217,6 +236,15 @@ class TorchHead(TrainablePipe):
             exclude,
         )
         return self
+
+
+def _differentiate(loss_of: Callable[[Outputs], torch.Tensor], scores: Outputs) -> Tuple[float, Outputs]:
+    """A loss of a module's outputs, and its gradient by them."""
+    leaves = tuple(tensor.detach().requires_grad_() for tensor in scores.tensors)
+    loss = loss_of(Outputs(leaves, scores.lengths))
+    gradients = torch.autograd.grad(loss, leaves, allow_unused=True)
+    filled = tuple(torch.zeros_like(leaf) if d is None else d for leaf, d in zip(leaves, gradients))
+    return float(loss.detach()), Outputs(filled, scores.lengths)
 
 
 def lowest(function: Callable[[float], float], low: float, high: float, *, rounds: int = 40) -> float:

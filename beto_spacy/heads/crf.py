@@ -198,6 +198,25 @@ def negative_log_likelihood(potentials: Potentials, possible: torch.Tensor) -> t
     return log_partition(potentials) - log_partition(agreeing)
 
 
+def divergence(potentials: Potentials, targets: Potentials, temperature: float = 1.0) -> torch.Tensor:
+    """How far the distribution over tag sequences is from another (Kullback and Leibler), summed over sequences.
+
+    Exact, over all sequences. How often each tag and each transition is to be expected by the targets is the gradient
+    of their `log_partition`; the divergence is linear in that.
+
+    potentials, targets: Of the same sequences.
+    temperature: Both are flattened by it, and the result is multiplied by its square.
+    *Shape of the result:* (), float64
+    """
+    found, wanted = potentials.double().scaled(temperature), targets.double().scaled(temperature)
+    with torch.enable_grad():
+        leaves = tuple(tensor.detach().requires_grad_() for tensor in wanted[:3])
+        total = log_partition(Potentials(*leaves, wanted.lengths)).sum()
+        expected = torch.autograd.grad(total, leaves)
+    apart = sum((often * (w.detach() - f)).sum() for often, w, f in zip(expected, leaves, found[:3]))
+    return temperature**2 * (apart + log_partition(found).sum() - total.detach())
+
+
 def viterbi(potentials: Potentials) -> torch.Tensor:
     """The most probable tag sequence. *Shape:* (n_sequences, length), int64; 0 beyond a sequence's length.
 

@@ -222,6 +222,15 @@ class BetoEntityRecognizer(TorchHead):
             loss = loss + crf.negative_log_likelihood(batch.potentials, batch.possible).sum()
         return loss
 
+    def soft_loss(
+        self, docs: Sequence[Doc], outputs: Outputs, targets: Outputs, temperature: float = 1.0
+    ) -> torch.Tensor:
+        """The divergence of the probabilities of whole tag sequences, summed over documents; see `crf.divergence`."""
+        loss = torch.zeros((), dtype=torch.float64, device=outputs.tensors[0].device)
+        for batch, goal in zip(_batches(docs, outputs), _batches(docs, targets)):
+            loss = loss + crf.divergence(batch.potentials, goal.potentials, temperature)
+        return loss
+
     def calibrate(self, examples: Iterable[Example]) -> Dict[str, Any]:
         """Choose the temperature that makes the annotation of development data most probable (Guo et al. 2017).
 

@@ -16,6 +16,7 @@ from spacy.training import Example
 from thinc.api import Model
 from thinc.types import Floats2d
 
+from ..divergence import categorical_divergence
 from ..errors import CorpusError
 from ..windows import length_buckets
 from .base import TorchHead, default_model
@@ -217,6 +218,26 @@ class BetoDependencyParser(TorchHead):
                 ignore_index=-1,
                 reduction="sum",
             )
+        return loss
+
+    def soft_loss(
+        self, docs: Sequence[Doc], outputs: Outputs, targets: Outputs, temperature: float = 1.0
+    ) -> torch.Tensor:
+        """The divergences of the heads' probabilities and of those of labels, summed over words.
+
+        Sentences are those of the documents; labels are compared for the head that the teacher finds most probable.
+        """
+        starts = [doc.to_array(["SENT_START"]).astype("i8") == 1 for doc in docs]
+        loss = outputs.tensors[0].new_zeros(())
+        for batch, goal in zip(_batches(docs, starts, outputs), _batches(docs, starts, targets)):
+            arcs = score_arcs(batch.projections, batch.words, batch.lengths)
+            goal_arcs = score_arcs(goal.projections, goal.words, goal.lengths)
+            is_word = torch.arange(arcs.shape[1], device=arcs.device) < batch.lengths[:, None]
+            loss = loss + categorical_divergence(arcs, goal_arcs, temperature)[is_word].sum()
+            heads = goal_arcs.argmax(dim=2)
+            labels = score_labels(batch.projections, batch.words, heads)
+            goal_labels = score_labels(goal.projections, goal.words, heads)
+            loss = loss + categorical_divergence(labels, goal_labels, temperature)[is_word].sum()
         return loss
 
 

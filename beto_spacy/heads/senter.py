@@ -13,6 +13,7 @@ from spacy.training import Example
 from thinc.api import Model
 from thinc.types import Floats2d
 
+from ..divergence import binary_divergence
 from .base import TorchHead, default_model
 from .layer import Outputs, make_torch_layer
 
@@ -214,3 +215,9 @@ class BetoSentenceRecognizer(TorchHead):
             scores, torch.from_numpy(truth).to(scores.device), reduction="none"
         )
         return (losses * torch.from_numpy(known.astype("f")).to(scores.device)).sum()
+
+    def soft_loss(
+        self, docs: Sequence[Doc], outputs: Outputs, targets: Outputs, temperature: float = 1.0
+    ) -> torch.Tensor:
+        """The divergence of whether a sentence starts, summed over tokens."""
+        return binary_divergence(outputs.tensors[0], targets.tensors[0], temperature).sum()

@@ -18,6 +18,7 @@ from spacy.training import Example
 from thinc.api import Model
 from thinc.types import Floats2d
 
+from ..divergence import binary_divergence, categorical_divergence
 from ..errors import CorpusError
 from .base import TorchHead, default_model, lowest
 from .layer import Outputs, document_lengths, make_torch_layer
@@ -362,6 +363,14 @@ class BetoTextCategorizer(TorchHead):
             weights=None if weights is None else torch.tensor(weights, device=scores.device),
             smoothing=self.settings["label_smoothing"],
         )
+
+    def soft_loss(
+        self, docs: Sequence[Doc], outputs: Outputs, targets: Outputs, temperature: float = 1.0
+    ) -> torch.Tensor:
+        """The divergence of the labels' probabilities, summed over documents (and over labels without exclusion)."""
+        divergence = categorical_divergence if self.exclusive else binary_divergence
+        filled = torch.tensor([length > 0 for length in outputs.lengths], device=outputs.tensors[0].device)
+        return divergence(outputs.tensors[0][filled], targets.tensors[0][filled], temperature).sum()
 
     def _loss(
         self,
