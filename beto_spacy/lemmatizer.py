@@ -25,7 +25,7 @@ from .errors import ProjectError
 from .multiwords import CLITICS, split_verb
 
 TABLES = ("lemma_rules", "lemma_rules_groups", "lemma_index", "lemma_exc", "lemma_lookup")
-_CACHE_SIZE = 500_000
+_CACHE_SIZE = 50_000
 #: Parts of speech that new words have.
 _OPEN = ("NOUN", "VERB", "ADJ", "ADV")
 _LONGEST_ACRONYM = 5

@@ -6,6 +6,8 @@ length; the encoder learns from every head that had something to learn, whicheve
 an ordinary Hugging Face folder (safetensors, no pickle).
 """
 
+import ctypes
+import sys
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Union
 
@@ -39,6 +41,11 @@ batch_wordpieces = 512
 precision = "fp32"
 """
 )
+
+
+#: Tokens after which free memory is given back; that takes some milliseconds.
+_TRIM_EVERY = 50_000
+_C_LIBRARY = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 @Language.factory("beto_transformer", assigns=["doc._.trf_data"], default_config=DEFAULT_CONFIG["transformer"])
@@ -76,9 +83,14 @@ class BetoTransformer(Transformer):
     def pipe(self, stream: Iterable[Doc], *, batch_size: int = 128) -> Iterator[Doc]:
         """Annotate a stream of documents, `batch_size` of them in one run of the encoder."""
         install_extensions()
+        n_tokens = 0
         for buffer in util.minibatch(stream, batch_size):
             docs = list(buffer)
             self.set_annotations(docs, self.predict(docs))
+            n_tokens += sum(map(len, docs))
+            if n_tokens >= _TRIM_EVERY:
+                n_tokens = 0
+                _give_back_memory()
             yield from docs
 
     def set_annotations(self, docs: Iterable[Doc], predictions: FullTransformerBatch) -> None:
@@ -203,6 +215,16 @@ class BetoTransformer(Transformer):
         if self.model.shims[0]._model is not None:
             self._set_width()
         return self
+
+
+def _give_back_memory() -> None:
+    """Hand memory that is free back to the system, where the C library can.
+
+    Arrays of ever other sizes, between words that stay, leave holes in the heap; over a long stream it would grow.
+    """
+    trim = getattr(_C_LIBRARY, "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 class _PendingUpdate:

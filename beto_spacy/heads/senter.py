@@ -80,7 +80,7 @@ _SHAPES: Tuple[Callable[[str], bool], ...] = (
 )
 
 
-@lru_cache(maxsize=100_000)
+@lru_cache(maxsize=20_000)
 def _shape(word: str) -> Tuple[bool, ...]:
     return tuple(asks(word) for asks in _SHAPES)
 
