@@ -380,46 +380,72 @@ def show_command(model: str, text: str, gpu: int) -> None:
     click.echo(render_doc(load_pipeline(model, gpu=gpu)(text)))
 
 
-@main.command("benchmark")
+@main.command("benchmark", context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
 @click.argument("encoder")
-@click.argument("texts", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--limit", default=60, show_default=True, help="Texts at most.")
+@click.argument("texts", nargs=-1, required=True, type=click.UNPROCESSED)
+@click.option(
+    "--kind",
+    "kinds",
+    multiple=True,
+    default=("short", "paragraphs", "book"),
+    show_default=True,
+    help="Kinds of text: short, paragraphs, book (one document), mixed.",
+)
+@click.option("--limit", default=60, show_default=True, help="Texts of each kind at most.")
+@click.option("--book", default=100_000, show_default=True, help="Characters of the book.")
 @click.option("--runs", default=5, show_default=True, help="Alternated runs of each pipeline.")
 @click.option("--heads/--no-heads", default=True, show_default=True, help="Measure with heads, or the encoder alone.")
 @click.option("--batch-wordpieces", default=512, show_default=True, help="Of our encoder; a GPU wants 16,384 or more.")
 @click.option("--batch-size", default=256, show_default=True, help="Documents that the pipelines buffer.")
-@click.option("--precision", default="fp32", show_default=True, type=click.Choice(("fp32", "bf16", "fp16")))
+@click.option(
+    "--precision",
+    "precisions",
+    multiple=True,
+    default=("fp32",),
+    show_default=True,
+    help="Of our encoder: fp32, int8 (CPU), bf16, fp16 (GPU); several are measured beside one another.",
+)
 @click.option("--gpu-id", default=-1, show_default=True, help="The GPU; -1 for the CPU.")
 @click.option("--peer", "peers", multiple=True, help="A trained pipeline to measure too, by package or folder.")
-@click.option("--output", type=click.Path(path_type=Path), help="Write the figures as JSON.")
+@click.option("--speed/--no-speed", default=True, show_default=True, help="Measure words a second.")
+@click.option(
+    "--footprint/--no-footprint", default=True, show_default=True, help="Measure size, loading and peak memory."
+)
+@click.option(
+    "--growth",
+    multiple=True,
+    help="Measure how time and memory grow up to kind=size: short=200000 documents, or paragraphs=20000000 characters.",
+)
+@click.option("--training", type=click.Path(path_type=Path), help="Measure updates of this training config.")
+@click.option("--corpus", type=click.Path(path_type=Path), help="What to train on: .spacy files.")
+@click.option("--updates", default=10, show_default=True, help="Timed updates of a training.")
+@click.option("--plots/--no-plots", default=None, help="Draw plots, or not; by default if matplotlib is there.")
+@click.option(
+    "--output", type=click.Path(path_type=Path), help="A folder for JSON, Markdown and plots; or a .json file."
+)
 def benchmark_command(
     encoder: str,
-    texts: Tuple[Path, ...],
-    limit: int,
-    runs: int,
-    heads: bool,
-    batch_wordpieces: int,
-    batch_size: int,
-    precision: str,
-    gpu_id: int,
-    peers: Tuple[str, ...],
+    texts: Tuple[str, ...],
+    growth: Tuple[str, ...],
+    plots: Optional[bool],
     output: Optional[Path],
+    **options: Any,
 ) -> None:
-    """Compare words a second with spacy-transformers' own component on the same weights, ENCODER, over TEXTS."""
-    from .benchmark import compare, read_lines, render_comparison
-    from .files import write_json
+    """Compare speed, memory and size with spacy-transformers' own component on the same weights, ENCODER, over TEXTS.
 
-    result = compare(
-        encoder,
-        read_lines(texts, limit=limit),
-        runs=runs,
-        heads=heads,
-        batch_wordpieces=batch_wordpieces,
-        batch_size=batch_size,
-        precision=precision,
-        gpu_id=gpu_id,
-        peers=peers,
-    )
-    click.echo(render_comparison(result))
+    Fields of the config of --training are overridden as --section.field VALUE.
+    """
+    from .benchmark import benchmark
+    from .benchmark_report import check_output, render_benchmark, write_benchmark
+    from .benchmark_texts import parse_growth
+
+    paths, overrides = _split_overrides(texts)
+    if not paths or (overrides and options["training"] is None):
+        raise click.UsageError("Name the texts, and override fields only with --training.")
     if output is not None:
-        write_json(result, output)
+        check_output(output, plots)
+    options["growth"] = [parse_growth(one) for one in growth]
+    result = benchmark(encoder, paths, overrides=overrides, **options)
+    click.echo(render_benchmark(result))
+    if output is not None:
+        write_benchmark(result, output, plots=plots)

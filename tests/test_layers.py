@@ -13,7 +13,7 @@ import beto_spacy
 ROOT = Path(beto_spacy.__file__).parent
 LAYERS = [
     {"errors", "files", "heads.crf", "heads.mst", "heads.biaffine"},
-    {"onnx_model"},
+    {"onnx_model", "footprint", "benchmark_report"},
     {"formats", "windows", "texts", "checkpoint", "torch_shim", "augment"},
     {"corpus", "encoder", "sequences", "heads.layer", "multiwords"},
     {"heads.base"},
@@ -30,7 +30,7 @@ LAYERS = [
         "conllu",
         "lemmatizer",
     },
-    {"pretrain", "annotate", "project"},
+    {"pretrain", "annotate", "project", "benchmark_texts"},
     {"evaluate", "benchmark", "calibrate"},
     {"compare", "quantize"},
     {"cli"},
