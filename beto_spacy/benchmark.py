@@ -425,6 +425,7 @@ def benchmark(
     speed: bool = True,
     footprint: bool = True,
     growth: Sequence[Tuple[str, int]] = (),
+    zone: int = 0,
     training: Optional[Union[str, Path]] = None,
     corpus: Optional[Union[str, Path]] = None,
     updates: int = 10,
@@ -439,6 +440,7 @@ def benchmark(
     speed: See `compare`.
     footprint: Disk, loading and memory, see `footprint.measure_footprint`; of stock, ours and peers.
     growth: Inputs to grow to by tens, a kind and a size each, see `make_stream`; of ours and peers.
+    zone: Documents of a memory zone there, see `footprint.measure_growth`.
     training: A training config to measure, see `training_configs`, with its ``corpus`` and ``overrides``, and how many
         ``updates``.
     Returns the figures of `compare`, and those of the others under ``footprint``, ``growth`` and ``training``. Raises
@@ -491,13 +493,13 @@ def benchmark(
             result["footprint"] = measure_footprint(saved, everything, runs=runs, batch_size=batch_size, gpu_id=gpu_id)
         if growth:
             ours = {name: place for name, place in saved.items() if not name.startswith("stock")}
-            result["growth"] = {}
+            result["growth"], result["zone"] = {}, zone
             for kind, size in growth:
                 streams = [
                     make_stream(paths, kind, part, Path(folder) / f"{kind}-{part}.jsonl")
                     for part in (size // 100, size // 10, size)
                 ]
-                result["growth"][kind] = measure_growth(ours, streams, batch_size=batch_size, gpu_id=gpu_id)
+                result["growth"][kind] = measure_growth(ours, streams, batch_size=batch_size, zone=zone, gpu_id=gpu_id)
         if configs:
             files = {}
             for name, config in configs.items():

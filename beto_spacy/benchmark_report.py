@@ -57,7 +57,7 @@ def render_benchmark(result: Dict[str, Any]) -> str:
     if "footprint" in result:
         lines += _render_footprint(result["footprint"])
     for kind, growth in result.get("growth", {}).items():
-        lines += _render_growth(kind, growth)
+        lines += _render_growth(kind, growth, result["zone"])
     if "training" in result:
         lines += _render_training(result["training"])
     lines += [f"![{Path(name).stem}]({_PLOTS}/{name})\n" for name in result.get("plots", ())]
@@ -123,9 +123,9 @@ def _render_footprint(footprint: Dict[str, Any]) -> List[str]:
     return _table([*heads, *(["peak on the GPU (MB)"] if gpu else [])], rows)
 
 
-def _render_growth(kind: str, growth: Dict[str, Any]) -> List[str]:
+def _render_growth(kind: str, growth: Dict[str, Any], zone: int) -> List[str]:
     heads = [
-        f"stream of {kind}",
+        f"stream of {kind}" + (f", memory zones of {zone:,} documents" if zone else ""),
         "documents",
         "words",
         "microseconds a word",

@@ -416,6 +416,7 @@ def show_command(model: str, text: str, gpu: int) -> None:
     multiple=True,
     help="Measure how time and memory grow up to kind=size: short=200000 documents, or paragraphs=20000000 characters.",
 )
+@click.option("--zone", default=0, help="Documents of each of spaCy's memory zones in --growth; 0 for none.")
 @click.option("--training", type=click.Path(path_type=Path), help="Measure updates of this training config.")
 @click.option("--corpus", type=click.Path(path_type=Path), help="What to train on: .spacy files.")
 @click.option("--updates", default=10, show_default=True, help="Timed updates of a training.")

@@ -145,7 +145,7 @@ def _measure_stream(request: Dict[str, Any]) -> Dict[str, Any]:
     marks = {-(-total * part // PARTS) for part in range(1, PARTS + 1)}
     points, words = [], 0
     start = time.perf_counter()
-    for number, doc in enumerate(nlp.pipe(_read(request["file"]), batch_size=request["batch_size"]), start=1):
+    for number, doc in enumerate(_annotate(nlp, request), start=1):
         words += len(doc)
         if number in marks:
             points.append(
@@ -158,6 +158,16 @@ def _measure_stream(request: Dict[str, Any]) -> Dict[str, Any]:
                 }
             )
     return {"points": points, "peak": peak_memory(), **_gpu_peak(request["gpu_id"])}
+
+
+def _annotate(nlp: Any, request: Dict[str, Any]) -> Iterator[Any]:
+    texts = _read(request["file"])
+    if not request["zone"]:
+        yield from nlp.pipe(texts, batch_size=request["batch_size"])
+        return
+    while chunk := list(itertools.islice(texts, request["zone"])):
+        with nlp.memory_zone():
+            yield from nlp.pipe(chunk, batch_size=request["batch_size"])
 
 
 def _measure_training(request: Dict[str, Any]) -> Dict[str, Any]:
@@ -297,8 +307,10 @@ def measure_footprint(
     return {name: {"size": folder_size(_place(pipelines[name])), **_spreads(found[name])} for name in pipelines}
 
 
-def _apart(measure: str, pipeline: Union[str, Path], stream: Stream, batch_size: int, gpu_id: int) -> Dict[str, Any]:
-    return measure_apart(measure, pipeline=pipeline, batch_size=batch_size, gpu_id=gpu_id, **stream._asdict())
+def _apart(
+    measure: str, pipeline: Union[str, Path], stream: Stream, batch_size: int, gpu_id: int, **more: Any
+) -> Dict[str, Any]:
+    return measure_apart(measure, pipeline=pipeline, batch_size=batch_size, gpu_id=gpu_id, **stream._asdict(), **more)
 
 
 def _place(pipeline: Union[str, Path]) -> Path:
@@ -310,18 +322,24 @@ def _place(pipeline: Union[str, Path]) -> Path:
 
 
 def measure_growth(
-    pipelines: Mapping[str, Union[str, Path]], streams: Sequence[Stream], *, batch_size: int = 256, gpu_id: int = -1
+    pipelines: Mapping[str, Union[str, Path]],
+    streams: Sequence[Stream],
+    *,
+    batch_size: int = 256,
+    zone: int = 0,
+    gpu_id: int = -1,
 ) -> Dict[str, List[Dict[str, Any]]]:
     """Measure how time and memory grow with the input.
 
     pipelines: Folders or packages, by name.
     streams: The inputs, each larger than the last.
+    zone: Documents of each of spaCy's memory zones, which forget the words that are new in them; 0 for none.
     Returns for each pipeline and stream what `summarize_growth` makes of it. Raises ProjectError if a process fails.
     """
     result: Dict[str, List[Dict[str, Any]]] = {name: [] for name in pipelines}
     for stream in streams:
         for name, pipeline in pipelines.items():
-            found = _apart("stream", pipeline, stream, batch_size, gpu_id)
+            found = _apart("stream", pipeline, stream, batch_size, gpu_id, zone=zone)
             counts = {"documents": stream.documents, "characters": stream.characters, "passes": stream.passes}
             result[name].append({**counts, **summarize_growth(found["points"]), **found})
     return result

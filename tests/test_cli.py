@@ -137,9 +137,6 @@ def test_models_encoders_and_outputs_that_are_not_there(tmp_path):
     assert "B506" in failure("package", tmp_path, tmp_path / "out")
     assert "B510" in failure("smoke", tmp_path)
     assert "B504" in failure("assets", ROOT, "--mirror", tmp_path / "empty")
-    assert "B304" in failure("benchmark", "./nowhere", SAMPLE / "dev.tsv")
-    assert "B517" in failure("benchmark", "./nowhere", SAMPLE / "dev.tsv", "--limit", "0")
-    assert "B518" in failure("benchmark", "./nowhere", SAMPLE / "dev.tsv", "--runs", "0")
     assert "B325" in failure("build-encoder", tmp_path / "encoder")
     assert "B318" in failure("build-encoder", SAMPLE / "dev.tsv", tmp_path / "encoder", "--width", "10")
     assert "B602" in failure("build-encoder", tmp_path / "none.txt", tmp_path / "encoder")
@@ -161,26 +158,6 @@ def test_evaluate_without_plots(project, tmp_path):
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["report.json", "report.md"]
     assert json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf8"))["title"] == "Una prueba"
     assert "F1" in result.output
-
-
-def test_benchmark(encoders, tmp_path):
-    result = beto(
-        "benchmark",
-        encoders["bert"],
-        SAMPLE / "dev.tsv",
-        "--runs",
-        "1",
-        "--limit",
-        "10",
-        "--output",
-        tmp_path / "b.json",
-    )
-    assert result.exit_code == 0, result.output
-    figures = json.loads((tmp_path / "b.json").read_text())
-    assert figures["texts"] == 10 and figures["words"] > 50
-    ratio = figures["ratios"]["ours / stock"]["median"]
-    assert ratio > 0 and f"| ours / stock | {ratio:.2f} |" in result.output
-    assert all(seconds > 0 for seconds in figures["seconds_by_stage"]["ours"].values())
 
 
 def test_errors_come_without_a_traceback_in_a_real_process(tmp_path):
