@@ -253,6 +253,20 @@ def test_trainings_of_known_figures():
     }
 
 
+def test_memory_zones_change_no_annotation(encoders):
+    nlp = make_pipeline(encoders["bert"], SENTENCES, stock=False, heads="beto")
+
+    def seen(doc):
+        tokens = [(t.text, t.lemma_, t.pos_, t.tag_, str(t.morph), t.dep_, t.head.i, t.is_sent_start) for t in doc]
+        return tokens, [(e.text, e.label_, e._.confidence) for e in doc.ents]
+
+    zoned = []
+    for _ in range(2):  # what is remembered of the words of a zone does no harm in the next
+        with nlp.memory_zone():
+            zoned = [seen(doc) for doc in nlp.pipe(SENTENCES)]
+    assert zoned == [seen(doc) for doc in nlp.pipe(SENTENCES)]
+
+
 # --- all of it --------------------------------------------------------------------------------------------------------
 
 
