@@ -1,34 +1,43 @@
-"""How fast a pipeline is, beside spacy-transformers' own component on the same weights.
+"""How fast a pipeline is, beside spacy-transformers' own component on the same weights, and what else it costs.
 
-The pipelines run alternately in one process, so that a ratio holds where a lone time would not. Nothing is said about
-accuracy: the heads are untrained. To our parser that is no favour: it hardly ever finds a tree at the first attempt.
-Memory, loading and training are measured in processes of their own, see `footprint.py`.
+The pipelines run alternately in one process, so that a ratio holds where a lone time would not; memory, loading and
+training are measured in processes of their own, see `footprint.py`. Nothing is said about accuracy: the heads are
+untrained. To our parser that is no favour: it hardly ever finds a tree at the first attempt. A trained pipeline can
+take part as a peer.
 """
 
-import importlib.util
 import os
-import statistics
 import tempfile
 import time
 from functools import partial
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Sequence, Union
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 import spacy
 import torch
 from spacy.language import Language
 from spacy.tokens import Doc, Span
 from spacy.training import Example
-from thinc.api import fix_random_seed
+from thinc.api import Config, fix_random_seed
 
 from .annotate import load_pipeline, use_device
+from .benchmark_report import TITLES
+from .benchmark_texts import DEFAULT_KINDS, make_stream, parse_growth, read_texts
 from .checkpoint import Checkpoint, resolve_encoder
-from .encoder import EncoderShim, make_batches
+from .encoder import PRECISIONS, make_batches
 from .errors import ProjectError
-from .files import new_file, write_json
-from .footprint import STOCK, measure_loading, measure_stream
+from .footprint import measure_footprint, measure_growth, measure_training, spread
+from .onnx_model import Int8Exporter, check_packages
 
 POOLING = {"@layers": "reduce_mean.v1"}
+#: What the official pipelines of spacy-transformers are trained with.
+STOCK = {
+    "@architectures": "spacy-transformers.TransformerModel.v3",
+    "tokenizer_config": {"use_fast": True},
+    "get_spans": {"@span_getters": "spacy-transformers.strided_spans.v1", "window": 128, "stride": 96},
+}
+
+
 #: Heads by component, as `compare` gives them to a pipeline: spaCy's, and ours.
 HEADS: Dict[str, Dict[str, str]] = {
     "spacy": {
@@ -47,23 +56,9 @@ HEADS: Dict[str, Dict[str, str]] = {
         "ner": "beto_ner",
     },
 }
-#: What the pipelines of a comparison are called in its tables.
-TITLES = {
-    "stock": "spacy-transformers, strided spans 128/96; spaCy's heads",
-    "spacy heads": "beto_transformer, spaCy's heads",
-    "ours": "beto_transformer, our heads",
-    "ours int8": "the same, encoder in 8-bit integers",
-    "stock encoder": "spacy-transformers, no heads",
-    "our encoder": "beto_transformer, no heads",
-    "our encoder int8": "the same in 8-bit integers",
-    "bare": "the encoder's layers alone, over the same batches",
-    "bare int8": "the same in 8-bit integers",
-}
-
-
-_SPREAD = ("median", "lowest", "highest")
-#: Characters of a document at most: spaCy's own limit.
-_LONGEST = 1_000_000
+#: Of a text, what the heads get their labels from.
+_LABELLED = 2_500
+_ENCODER = "our encoder"
 
 
 def _add_heads(nlp: Language, listener: Dict[str, Any], heads: str) -> None:
@@ -130,40 +125,86 @@ def make_pipeline(
         listener = "spacy-transformers.TransformerListener.v1" if stock else "beto_spacy.Listener.v1"
         _add_heads(nlp, {"@architectures": listener, "pooling": POOLING, "grad_factor": 1.0}, heads)
     nlp.add_pipe("doc_cleaner", config={"attrs": {"_.trf_data": None}})
-    examples = _examples(nlp, texts)
+    examples = _examples(nlp, [text[:_LABELLED] for text in texts])
     nlp.initialize(lambda: examples)
     return nlp
 
 
-def read_lines(paths: Sequence[Union[str, Path]], *, limit: int) -> List[str]:
-    """Read texts of mixed lengths: the same share from each file, spread over it.
+def make_pipelines(
+    encoder: str,
+    texts: Sequence[str],
+    *,
+    heads: bool = True,
+    precisions: Sequence[str] = ("fp32",),
+    batch_wordpieces: int = 512,
+    gpu_id: int = -1,
+    peers: Sequence[str] = (),
+) -> Dict[str, Language]:
+    """Make what is to be compared: stock and our pipelines on an encoder, the same without heads, and peers.
 
-    paths: As in `vocabulary.Texts`.
-    limit: How many texts at most, of 20 to 2,500 characters each.
+    encoder: A folder or a name on the hub.
+    texts: Some texts to make labels for the heads.
+    heads: Whole pipelines too, or the encoder component only.
+    precisions: Of our encoder; for each there is a pipeline. Under the first, ours are called ``ours`` and
+        ``our encoder``; under another, ``ours, int8`` and so on. If the first is bf16 or fp16, stock runs in torch's
+        mixed precision.
+    batch_wordpieces: Of our encoder.
+    gpu_id: Number of the GPU; -1 for the CPU.
+    peers: Trained pipelines, by package or folder.
+    Raises ProjectError for a precision that the device doesn't have, and a peer or a GPU that isn't there;
+    EncoderError for an encoder that isn't there, or 8-bit integers without their packages.
     """
-    from .vocabulary import Texts
+    use_device(gpu_id)
+    _check_precisions(precisions, gpu_id)
+    trained = {name: load_pipeline(name, gpu=gpu_id) for name in peers}
+    clash = [name for name in peers if name.partition(",")[0] in TITLES]
+    if clash:
+        raise ProjectError("B530", f"'{clash[0]}' is what a pipeline of ours is called here.", "Give its whole path.")
+    first = precisions[0]
+    stock = {"stock": True, "mixed_precision": PRECISIONS[first] is not None}
+    pipelines: Dict[str, Language] = {}
+    make = partial(make_pipeline, encoder, texts[:50])
+    if heads:
+        pipelines["stock"] = make(**stock, heads="spacy")
+        pipelines["spacy heads"] = _make_ours(make, first, batch_wordpieces, "spacy")
+        for precision in precisions:
+            pipelines[named("ours", precision, first)] = _make_ours(make, precision, batch_wordpieces, "beto")
+    pipelines["stock encoder"] = make(**stock, heads=None)
+    for precision in precisions:
+        pipelines[named("our encoder", precision, first)] = _make_ours(make, precision, batch_wordpieces, None)
+    return {**pipelines, **trained}
 
-    if limit < 1:
-        raise ProjectError("B517", f"There is nothing to measure in {limit} texts.", "Ask for 1 or more.")
-    texts = []
-    share = -(-limit // len(paths))
-    for path in paths:
-        lines = [line for line in Texts([path]) if 20 <= len(line) <= 2_500]
-        texts += lines[:: max(1, len(lines) // share)][:share]
-    if not texts:
-        raise ProjectError("B515", "There is no text of 20 to 2,500 characters a line.", "Give other files.")
-    return texts[:limit]
+
+def named(pipeline: str, precision: str, first: str) -> str:
+    """What a pipeline of ours is called: by its precision, if that isn't the first."""
+    return pipeline if precision == first else f"{pipeline}, {precision}"
 
 
-def mix(texts: Sequence[str]) -> Dict[str, List[str]]:
-    """Make short lines, paragraphs and a document as long as a book of a third each of some texts.
+def _check_precisions(precisions: Sequence[str], gpu_id: int) -> None:
+    device, possible = ("the CPU", ("fp32", "int8")) if gpu_id < 0 else ("a GPU", ("fp32", "bf16", "fp16"))
+    wrong = [precision for precision in precisions if precision not in possible]
+    if wrong or len(set(precisions)) != len(precisions) or not precisions:
+        raise ProjectError(
+            "B531",
+            f"The precisions {', '.join(precisions) or 'none'} can't be compared on {device}.",
+            f"Name one or more of {', '.join(possible)}, each once.",
+        )
+    if "int8" in precisions:
+        check_packages()
 
-    Returns them as ``short``, ``paragraphs`` and ``book``; of fewer than three texts all are ``paragraphs``.
-    """
-    if len(texts) < 3:
-        return {"paragraphs": list(texts)}
-    lines = [line for text in texts[::3] for line in text.replace(". ", ".\n").split("\n") if line.strip()]
-    return {"short": lines, "paragraphs": list(texts[1::3]), "book": ["\n".join(texts[2::3])[:_LONGEST]]}
+
+def _make_ours(make: Callable[..., Language], precision: str, batch_wordpieces: int, heads: Optional[str]) -> Language:
+    at_first = "fp32" if precision == "int8" else precision
+    nlp = make(stock=False, heads=heads, batch_wordpieces=batch_wordpieces, precision=at_first)
+    if precision == "int8":
+        shim = nlp.get_pipe("transformer").model.shims[0]
+        quantized = Int8Exporter(shim.encoder).quantized()
+        shim.precision = nlp._pipe_configs["transformer"]["model"]["precision"] = "int8"
+        shim.set_checkpoint(Checkpoint(quantized, shim.tokenizer))
+    return nlp
+
+
+# --- measuring --------------------------------------------------------------------------------------------------------
 
 
 def stages(nlp: Language, texts: Sequence[str], *, batch_size: int, gpu_id: int = -1) -> Dict[str, float]:
@@ -192,128 +233,73 @@ def stages(nlp: Language, texts: Sequence[str], *, batch_size: int, gpu_id: int 
 
 
 def compare(
-    encoder: str,
-    texts: Sequence[str],
+    pipelines: Mapping[str, Language],
+    texts: Mapping[str, Sequence[str]],
     *,
     runs: int = 5,
-    heads: bool = True,
-    batch_wordpieces: int = 512,
     batch_size: int = 256,
-    precision: str = "fp32",
     gpu_id: int = -1,
-    peers: Sequence[str] = (),
-    int8: bool = False,
-    footprint: bool = False,
 ) -> Dict[str, Any]:
-    """Measure the words a second of pipelines on an encoder, over texts, in alternated runs after one that warms up.
+    """Measure the words a second of pipelines over texts, in alternated runs after one that warms up.
 
-    Beside the pipelines stand the encoder component without heads, stock and ours, and the bare encoder: its layers
-    alone, over the same padded batches of wordpieces. That is the most that a pipeline can reach.
+    Beside the pipelines stands each bare encoder: its layers alone, over the same padded batches of wordpieces. That is
+    the most that a pipeline can reach.
 
-    encoder: A folder or a name on the hub.
-    texts: What to annotate: a third of them as short lines, a third as paragraphs, a third as one document.
+    pipelines: What `make_pipelines` made.
+    texts: What to annotate, by kind.
     runs: How often each is measured.
-    heads: Measure whole pipelines, or the encoder component only.
-    batch_wordpieces, precision: Of our encoder. With another precision than fp32 stock runs in torch's mixed precision.
     batch_size: Documents that the pipelines buffer.
     gpu_id: Number of the GPU; -1 for the CPU.
-    peers: Trained pipelines to measure beside them, by package or folder.
-    int8: Measure our pipeline and the bare encoder in 8-bit integers too.
-    footprint: Measure the memory, the loading and the size of each pipeline too, see `footprint.measure_loading`.
-    Returns the figures: by pipeline the median, lowest and highest speed, over all texts and by their kind; the ratio
-    of ours to each of the others, run by run; and the seconds of each stage of the pipelines in a run of its own. Words
-    are spaCy's tokens. Raises ProjectError for less than one run, a peer or a GPU that isn't there, or 8-bit integers
-    on a GPU; EncoderError if they want a package that is missing.
+    Returns the figures: by pipeline the median, lowest and highest speed; the ratios of `pairs`, run by run; both also
+    by kind of text; and the seconds of each stage of the pipelines in a run of its own. Words are spaCy's tokens, those
+    of our pipelines. Raises ProjectError for less than one run.
     """
     if runs < 1:
         raise ProjectError("B518", f"There is nothing to measure in {runs} runs.", "Ask for 1 or more.")
-    if int8 and gpu_id >= 0:
-        raise ProjectError("B530", "8-bit integers are for the CPU.", "Leave out --int8 or --gpu-id.")
-    use_device(gpu_id)
-    ours = {"stock": False, "batch_wordpieces": batch_wordpieces, "precision": precision}
-    stock = {"stock": True, "mixed_precision": precision != "fp32"}
-    kinds: Dict[str, Dict[str, Any]] = {
-        "stock": {**stock, "heads": "spacy"},
-        "spacy heads": {**ours, "heads": "spacy"},
-        "ours": {**ours, "heads": "beto"},
-        "stock encoder": {**stock, "heads": None},
-        "our encoder": {**ours, "heads": None},
-    }
-    if not heads:
-        kinds = {name: kinds[name] for name in ("stock encoder", "our encoder")}
-    pipelines = {name: make_pipeline(encoder, texts[:50], **settings) for name, settings in kinds.items()}
-    if int8:
-        for name in ["ours"] * heads + ["our encoder"]:
-            pipelines[f"{name} int8"] = _in_int8(make_pipeline(encoder, texts[:50], **kinds[name]))
-    pipelines.update({name: load_pipeline(name, gpu=gpu_id) for name in peers})
-    parts = mix(texts)
-    model = pipelines["our encoder"].get_pipe("transformer").model
-    batches, words = {}, {}
-    for part, its in parts.items():
-        docs = [pipelines["our encoder"].make_doc(text) for text in its]
-        batches[part] = make_batches(model, docs).padded
-        words[part] = sum(map(len, docs))
-
-    def pipe(name: str, part: str) -> None:
-        for _ in pipelines[name].pipe(parts[part], batch_size=batch_size):
-            pass
-
-    def bare(shim: EncoderShim, part: str) -> None:
-        shim.predict(batches[part])
-
-    measured: Dict[str, Callable[[str], Any]] = {name: partial(pipe, name) for name in pipelines}
-    measured["bare"] = partial(bare, model.shims[0])
-    if int8:
-        measured["bare int8"] = partial(bare, pipelines["our encoder int8"].get_pipe("transformer").model.shims[0])
-    by_part: Dict[str, Dict[str, List[float]]] = {name: {part: [] for part in parts} for name in measured}
-    speeds: Dict[str, List[float]] = {name: [] for name in measured}
+    longest = max(len(text) for kind in texts.values() for text in kind)
+    for nlp in pipelines.values():
+        nlp.max_length = max(nlp.max_length, longest + 1)
+    tokenizer = pipelines["our encoder"]
+    words = {kind: sum(len(tokenizer.make_doc(text)) for text in chosen) for kind, chosen in texts.items()}
+    measured: Dict[str, Callable[[str], Any]] = {}
+    for name, nlp in pipelines.items():
+        measured[name] = partial(_annotate, nlp, texts, batch_size)
+        if name.startswith(_ENCODER):
+            model = nlp.get_pipe("transformer").model
+            batches = {kind: _batches(nlp, chosen, batch_size) for kind, chosen in texts.items()}
+            measured[name.replace(_ENCODER, "bare")] = partial(_run_bare, model.shims[0], batches)
+    seconds: Dict[str, Dict[str, List[float]]] = {kind: {name: [] for name in measured} for kind in texts}
     for run in range(runs + 1):  # the first warms up
-        for name, once in measured.items():
-            seconds = 0.0
-            for part in parts:
+        for kind, found in seconds.items():
+            for name, once in measured.items():
                 start = time.perf_counter()
-                once(part)
+                once(kind)
                 if gpu_id >= 0:
                     torch.cuda.synchronize(gpu_id)
-                taken = time.perf_counter() - start
-                seconds += taken
                 if run:
-                    by_part[name][part].append(words[part] / taken)
-            if run:
-                speeds[name].append(sum(words.values()) / seconds)
-    first = "ours" if heads else "our encoder"
-    pairs = [(first, name) for name in speeds if name != first]
-    if int8:
-        pairs += [(f"{first} int8", name) for name in speeds if name not in (first, f"{first} int8", "bare")]
-        pairs.append(("our encoder int8", "bare int8"))
-    pairs.append(("our encoder", "bare"))
-    texts = [text for its in parts.values() for text in its]
+                    found[name].append(time.perf_counter() - start)
+    total = {name: [sum(run) for run in zip(*(seconds[kind][name] for kind in texts))] for name in measured}
     result: Dict[str, Any] = {
-        "encoder": str(encoder),
-        "heads": heads,
-        "texts": len(texts),
+        "texts": sum(map(len, texts.values())),
         "words": sum(words.values()),
-        "words_by_kind": words,
-        "device": torch.cuda.get_device_name(gpu_id) if gpu_id >= 0 else "CPU",
-        "precision": precision,
-        "batch_wordpieces": batch_wordpieces,
         "batch_size": batch_size,
-        "threads": torch.get_num_threads(),
-        "cores": os.cpu_count(),
         "runs": runs,
-        "words_per_second": {name: _spread(found) for name, found in speeds.items()},
-        "words_per_second_by_kind": {
-            name: {part: _spread(figures) for part, figures in found.items()} for name, found in by_part.items()
-        },
-        "ratios": {
-            f"{one} / {other}": _spread([a / b for a, b in zip(speeds[one], speeds[other])])
-            for one, other in dict.fromkeys(pairs)
-        },
-        "seconds_by_stage": {
-            name: stages(nlp, texts, batch_size=batch_size, gpu_id=gpu_id) for name, nlp in pipelines.items()
-        },
+        **summarize_speed(total, sum(words.values()), pairs(list(measured))),
     }
-    if heads:
+    if len(texts) > 1:
+        result["by_kind"] = {
+            kind: {
+                "texts": len(texts[kind]),
+                "words": words[kind],
+                **summarize_speed(found, words[kind], pairs(list(measured))),
+            }
+            for kind, found in seconds.items()
+        }
+    everything = [text for chosen in texts.values() for text in chosen]
+    result["seconds_by_stage"] = {
+        name: stages(nlp, everything, batch_size=batch_size, gpu_id=gpu_id) for name, nlp in pipelines.items()
+    }
+    if "ours" in pipelines:
         without = {
             name: _without_encoder(result["seconds_by_stage"][name]) for name in ("stock", "spacy heads", "ours")
         }
@@ -321,189 +307,223 @@ def compare(
             "words_per_second": {name: result["words"] / seconds for name, seconds in without.items()},
             "ours / spacy heads": without["spacy heads"] / without["ours"],
         }
-    if footprint:
-        result["footprint"] = _footprints(pipelines, peers, texts, batch_size=batch_size, gpu_id=gpu_id)
     return result
 
 
-def _in_int8(nlp: Language) -> Language:
-    """Quantize the encoder of a pipeline; what that costs is not measured."""
-    from .onnx_model import Int8Exporter
-
-    shim: EncoderShim = nlp.get_pipe("transformer").model.shims[0]
-    shim.set_checkpoint(Checkpoint(Int8Exporter(shim.encoder).quantized(), shim.tokenizer))
-    shim.precision = "int8"
-    nlp._pipe_configs["transformer"]["model"]["precision"] = "int8"
-    return nlp
+def _annotate(nlp: Language, texts: Mapping[str, Sequence[str]], batch_size: int, kind: str) -> None:
+    for _ in nlp.pipe(texts[kind], batch_size=batch_size):
+        pass
 
 
-def _footprints(
-    pipelines: Dict[str, Language], peers: Sequence[str], texts: Sequence[str], *, batch_size: int, gpu_id: int
-) -> Dict[str, Dict[str, float]]:
-    found = {}
-    with tempfile.TemporaryDirectory() as folder:
-        for number, (name, nlp) in enumerate(pipelines.items()):
-            model: Union[str, Path] = name
-            if name not in peers:
-                model = Path(folder) / str(number)
-                nlp.to_disk(model)
-            found[name] = measure_loading(model, texts, batch_size=batch_size, gpu_id=gpu_id)
-    return found
+def _run_bare(shim: Any, batches: Mapping[str, List[Any]], kind: str) -> None:
+    for batch in batches[kind]:
+        shim.predict(batch)
 
 
-def grow(
-    encoder: str,
-    paths: Sequence[Union[str, Path]],
-    most: int,
-    *,
-    kind: str = "short",
-    int8: bool = False,
-    batch_wordpieces: int = 512,
-    batch_size: int = 256,
-    precision: str = "fp32",
-    gpu_id: int = -1,
-) -> List[Dict[str, Any]]:
-    """Annotate more and more text, ten times as much each time, and take time and memory at each tenth of it.
+def _batches(nlp: Language, texts: Sequence[str], batch_size: int) -> List[Any]:
+    """The padded batches of each buffer of documents, as the pipeline makes them."""
+    model = nlp.get_pipe("transformer").model
+    buffers = (texts[first : first + batch_size] for first in range(0, len(texts), batch_size))
+    return [make_batches(model, [nlp.make_doc(text) for text in buffer]).padded for buffer in buffers]
 
-    encoder, batch_wordpieces, batch_size, precision, gpu_id, int8: As in `compare`; the heads are ours.
-    paths, kind: As in `footprint.measure_stream`.
-    most: Documents, or characters of ``long`` documents, of the longest stream; the shortest has a hundredth.
-    Returns for each stream its ``amount`` and what `footprint.measure_stream` gives.
+
+def pairs(names: Sequence[str]) -> List[Tuple[str, str]]:
+    """Which of the measured speeds are compared: ours with all, by precision, and the first peer with the others.
+
+    names: As `compare` has them.
     """
-    texts = read_lines(paths, limit=50)
-    settings: Dict[str, Any] = {"batch_wordpieces": batch_wordpieces, "precision": precision}
-    nlp = make_pipeline(encoder, texts, stock=False, heads="beto", **settings)
-    with tempfile.TemporaryDirectory() as folder:
-        (_in_int8(nlp) if int8 else nlp).to_disk(folder)
-        return [
-            {
-                "amount": amount,
-                "kind": kind,
-                **measure_stream(folder, paths, amount, kind=kind, batch_size=batch_size, gpu_id=gpu_id),
-            }
-            for amount in (most // 100, most // 10, most)
-        ]
+    peers = [name for name in names if name.partition(",")[0] not in TITLES]
+    found = []
+    for precision in [name[len(_ENCODER) :] for name in names if name.startswith(_ENCODER)]:
+        whole, alone, bare = f"ours{precision}", f"{_ENCODER}{precision}", f"bare{precision}"
+        others = ["stock", "spacy heads", "stock encoder", _ENCODER] if not precision else ["stock", "ours"]
+        found += [(whole, name) for name in (*others, bare, *peers)]
+        found += [(alone, name) for name in ("stock encoder", bare)]
+        found += [] if whole in names else [(alone, name) for name in peers]
+    found += [(peers[0], name) for name in peers[1:]]
+    return [pair for pair in found if set(pair) <= set(names)]
+
+
+def summarize_speed(
+    seconds: Mapping[str, Sequence[float]], words: int, compared: Sequence[Tuple[str, str]]
+) -> Dict[str, Any]:
+    """Words a second and their ratios, with their spread.
+
+    seconds: Of each run, by name.
+    words: How many were annotated in each.
+    compared: Pairs of names.
+    """
+    return {
+        "words_per_second": {name: spread(words / run for run in found) for name, found in seconds.items()},
+        "ratios": {f"{a} / {b}": spread(y / x for x, y in zip(seconds[a], seconds[b])) for a, b in compared},
+    }
 
 
 def _without_encoder(seconds: Dict[str, float]) -> float:
     return sum(seconds.values()) - seconds["transformer"]
 
 
-def _spread(figures: Sequence[float]) -> Dict[str, float]:
-    return {"median": statistics.median(figures), "lowest": min(figures), "highest": max(figures)}
+def training_configs(
+    config: Union[str, Path], corpus: Union[str, Path], encoder: str, overrides: Mapping[str, Any]
+) -> Dict[str, Config]:
+    """The same training twice: with our encoder component, and with spacy-transformers', the heads listening to it.
 
-
-def render_comparison(result: Dict[str, Any]) -> str:
-    """Lay out what `compare` measured as Markdown."""
-    lines = [
-        f"`{result['encoder']}`; {result['texts']} texts, {result['words']} words, {result['runs']} alternated runs, "
-        f"{result['threads']} threads, {result['precision']}, {result['device']}",
-        "",
-        "| pipeline | words a second (median) | lowest | highest |",
-        "| --- | ---: | ---: | ---: |",
-    ]
-    for name, found in result["words_per_second"].items():
-        lines.append(f"| {TITLES.get(name, name)} | " + " | ".join(f"{found[k]:,.0f}" for k in _SPREAD) + " |")
-    lines += ["", "| ratio, run by run | median | lowest | highest |", "| --- | ---: | ---: | ---: |"]
-    for name, found in result["ratios"].items():
-        lines.append(f"| {name} | " + " | ".join(f"{found[k]:.2f}" for k in _SPREAD) + " |")
-    names = [name for name in result["seconds_by_stage"] if "encoder" not in name] or list(result["seconds_by_stage"])
-    rows = list(dict.fromkeys(stage for name in names for stage in result["seconds_by_stage"][name]))
-    lines += ["", "| seconds by stage | " + " | ".join(names) + " |", "| --- |" + " ---: |" * len(names)]
-    for stage in rows:
-        cells = []
-        for name in names:
-            seconds = result["seconds_by_stage"][name]
-            share = 100 * seconds.get(stage, 0.0) / sum(seconds.values())
-            cells.append(f"{seconds[stage]:.3f} ({share:.0f}%)" if stage in seconds else "")
-        lines.append(f"| {stage} | " + " | ".join(cells) + " |")
-    kinds = result["words_by_kind"]
-    lines += ["", "| words a second by kind | " + " | ".join(f"{k} ({n:,} words)" for k, n in kinds.items()) + " |"]
-    lines.append("| --- |" + " ---: |" * len(kinds))
-    for name, found in result["words_per_second_by_kind"].items():
-        cells = [f"{found[kind]['median']:,.0f}" for kind in kinds]
-        lines.append(f"| {TITLES.get(name, name)} | " + " | ".join(cells) + " |")
-    if "footprint" in result:
-        lines += ["", "| pipeline | loads in (s) | memory when loaded (MB) | at most (MB) | on the disk (MB) |"]
-        lines.append("| --- | ---: | ---: | ---: | ---: |")
-        for name, found in result["footprint"].items():
-            cells = [f"{found['load_seconds']:.1f}", *(f"{found[key]:,.0f}" for key in ("loaded", "peak", "size"))]
-            lines.append(f"| {TITLES.get(name, name)} | " + " | ".join(cells) + " |")
-    if "heads_alone" in result:
-        ratio = result["heads_alone"]["ours / spacy heads"]
-        lines += ["", f"Without the encoder, our heads do {ratio:.2f} times the words a second of spaCy's."]
-    if "growth" in result:
-        lines += ["", *_growth_table(result["growth"])]
-    if "training" in result:
-        lines += ["", *_training_table(result["training"])]
-    return "\n".join(lines)
-
-
-def _growth_table(streams: Sequence[Dict[str, Any]]) -> List[str]:
-    lines = [
-        "| stream | words | seconds | words a second | memory after the first tenth (MB) | at the end | growth |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
-    ]
-    for stream in streams:
-        words, seconds, memory = stream["words"][-1], stream["seconds"][-1], stream["resident"]
-        unit = "short documents" if stream["kind"] == "short" else "characters in long documents"
-        lines.append(
-            f"| {stream['amount']:,} {unit} | {words:,} | {seconds:.1f} | {words / seconds:,.0f} | {memory[0]:,.0f} | "
-            f"{memory[-1]:,.0f} | {100 * stream['growth']:+.1f}% |"
-        )
-    return lines
-
-
-def _training_table(found: Dict[str, List[Dict[str, float]]]) -> List[str]:
-    lines = [
-        "| training | words a second (median) | lowest | highest | memory at most (MB) |",
-        "| --- | ---: | ---: | ---: | ---: |",
-    ]
-    for name, title in (("stock", "spacy-transformers"), ("ours", "beto_transformer")):
-        speed = _spread([run["words_per_second"] for run in found[name]])
-        peak = max(run["peak"] for run in found[name])
-        lines.append(f"| {title} | " + " | ".join(f"{speed[k]:,.0f}" for k in _SPREAD) + f" | {peak:,.0f} |")
-    return lines
-
-
-def write_comparison(result: Dict[str, Any], path: Union[str, Path]) -> None:
-    """Write what was measured as JSON and, with the same name, as Markdown and as a plot.
-
-    The plot wants matplotlib; without it there is none, and the Markdown says so.
+    config: A training config with one component `beto_transformer` and ``paths.train`` and ``paths.dev``.
+    corpus: Takes the place of both.
+    encoder: A folder or a name on the hub.
+    overrides: Values for the config's fields, such as ``{"nlp.pipeline": [...]}``.
+    Raises ProjectError for a config or a corpus that can't be read, or has no such component.
     """
-    path = Path(path)
-    text = render_comparison(result)
-    if importlib.util.find_spec("matplotlib") is None:
-        text += "\n\nThere is no plot: matplotlib isn't installed (pip install 'beto_spacy[plots]')."
-    else:
-        with new_file(path.with_suffix(".png")) as part:
-            _draw(result, part)
-    with new_file(path.with_suffix(".md")) as part:
-        part.write_text(text + "\n", encoding="utf8")
-    write_json(result, path)
+    if not Path(corpus).exists():
+        raise ProjectError("B534", "There is no such corpus.", "Name a .spacy file or a folder of them.", path=corpus)
+    everywhere = {"paths.train": str(corpus), "paths.dev": str(corpus), **overrides}
+    try:
+        ours = spacy.util.load_config(config, overrides=everywhere, interpolate=False)
+        components = ours["components"]
+        (name,) = [name for name, component in components.items() if component.get("factory") == "beto_transformer"]
+    except Exception as error:  # whatever the reading of a config raises
+        raise ProjectError(
+            "B535",
+            f"This is no training config with one beto_transformer ({' '.join(str(error).split())[:300]}).",
+            "Give one like configs/train.cfg, and overrides of what it has.",
+            path=config,
+        ) from error
+    precision = components[name].get("model", {}).get("precision")
+    components[name].setdefault("model", {"@architectures": "beto_spacy.Encoder.v1"})["name"] = resolve_encoder(encoder)
+    stock = ours.copy()
+    stock["components"][name] = {
+        "factory": "transformer",
+        "model": {**STOCK, "name": resolve_encoder(encoder), "mixed_precision": precision in ("bf16", "fp16")},
+    }
+    _replace(stock["components"], "beto_spacy.Listener.v1", "spacy-transformers.TransformerListener.v1")
+    return {"ours": ours, "stock": stock}
 
 
-def _draw(result: Dict[str, Any], path: Path) -> None:
-    """Draw the speeds and, where there are streams, their time and memory."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+def _replace(section: Dict[str, Any], old: str, new: str) -> None:
+    """Put a value in the place of another, in all sections within a section."""
+    for key, value in section.items():
+        if isinstance(value, dict):
+            _replace(value, old, new)
+        elif value == old:
+            section[key] = new
 
-    streams = result.get("growth", ())
-    figure = Figure(figsize=(15 if streams else 7, 3.8), layout="constrained")
-    FigureCanvasAgg(figure)
-    speeds, *others = figure.subplots(1, 3 if streams else 1, squeeze=False)[0]
-    names = list(result["words_per_second"])[::-1]
-    found = [result["words_per_second"][name] for name in names]
-    medians = [speed["median"] for speed in found]
-    spread = [[s["median"] - s["lowest"] for s in found], [s["highest"] - s["median"] for s in found]]
-    speeds.barh(names, medians, xerr=spread)
-    speeds.set(xlabel="words a second")
-    for stream in streams:
-        label = f"{stream['amount']:,} {'documents' if stream['kind'] == 'short' else 'characters'}"
-        others[0].loglog(stream["words"], stream["seconds"], marker=".", label=label)
-        others[1].semilogx(stream["words"], stream["resident"], marker=".", label=label)
-    if streams:
-        others[0].set(xlabel="words", ylabel="seconds")
-        others[1].set(xlabel="words", ylabel="resident memory (MB)", ylim=(0, None))
-        others[1].legend(fontsize="small")
-    figure.savefig(path, dpi=120, format="png")
+
+def benchmark(
+    encoder: str,
+    paths: Sequence[Union[str, Path]],
+    *,
+    kinds: Sequence[str] = DEFAULT_KINDS,
+    limit: int = 60,
+    book: int = 100_000,
+    runs: int = 5,
+    heads: bool = True,
+    precisions: Sequence[str] = ("fp32",),
+    batch_wordpieces: int = 512,
+    batch_size: int = 256,
+    gpu_id: int = -1,
+    peers: Sequence[str] = (),
+    speed: bool = True,
+    footprint: bool = True,
+    growth: Sequence[Tuple[str, int]] = (),
+    zone: int = 0,
+    training: Optional[Union[str, Path]] = None,
+    corpus: Optional[Union[str, Path]] = None,
+    updates: int = 10,
+    overrides: Optional[Mapping[str, Any]] = None,
+) -> Dict[str, Any]:
+    """Measure all that is asked for.
+
+    encoder, heads, precisions, batch_wordpieces, gpu_id, peers: As in `make_pipelines`.
+    paths, kinds, limit, book: As in `read_texts`.
+    runs: How often speed, footprint and training are measured.
+    batch_size: Documents that the pipelines buffer.
+    speed: See `compare`.
+    footprint: Disk, loading and memory, see `footprint.measure_footprint`; of stock, ours and peers.
+    growth: Inputs to grow to by tens, a kind and a size each, see `make_stream`; of ours and peers.
+    zone: Documents of a memory zone there, see `footprint.measure_growth`.
+    training: A training config to measure, see `training_configs`, with its ``corpus`` and ``overrides``, and how many
+        ``updates``.
+    Returns the figures of `compare`, and those of the others under ``footprint``, ``growth`` and ``training``. Raises
+    what these raise, and ProjectError for less than one run or update, or a training without a corpus.
+    """
+    if runs < 1 or updates < 1:
+        raise ProjectError(
+            "B518", f"There is nothing to measure in {runs} runs or {updates} updates.", "Ask for 1 or more."
+        )
+    if (training is None) != (corpus is None):
+        raise ProjectError(
+            "B536", "A training wants a config and a corpus.", "Give both, --training and --corpus, or neither."
+        )
+    for kind, size in growth:
+        parse_growth(f"{kind}={size}")
+    use_device(gpu_id)
+    _check_precisions(precisions, gpu_id)
+    texts = read_texts(paths, limit=limit, kinds=kinds, book=book)
+    everything = [text for chosen in texts.values() for text in chosen]
+    configs = {} if training is None else training_configs(training, corpus, encoder, overrides or {})
+    result: Dict[str, Any] = {
+        "encoder": str(encoder),
+        "heads": heads,
+        "device": torch.cuda.get_device_name(gpu_id) if gpu_id >= 0 else "CPU",
+        "precision": precisions[0],
+        "precisions": list(precisions),
+        "batch_wordpieces": batch_wordpieces,
+        "batch_size": batch_size,
+        "threads": torch.get_num_threads(),
+        "cores": os.cpu_count(),
+        "runs": runs,
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        if speed or footprint or growth:
+            pipelines = make_pipelines(
+                encoder,
+                everything,
+                heads=heads,
+                precisions=precisions,
+                batch_wordpieces=batch_wordpieces,
+                gpu_id=gpu_id,
+                peers=peers,
+            )
+            # Before they have seen the texts, whose words would stay in their vocabularies.
+            saved = _save(pipelines, peers, Path(folder), heads)
+            if speed:
+                result.update(compare(pipelines, texts, runs=runs, batch_size=batch_size, gpu_id=gpu_id))
+            del pipelines  # the processes that follow want the memory
+        if footprint:
+            result["footprint"] = measure_footprint(saved, everything, runs=runs, batch_size=batch_size, gpu_id=gpu_id)
+        if growth:
+            ours = {name: place for name, place in saved.items() if not name.startswith("stock")}
+            result["growth"], result["zone"] = {}, zone
+            for kind, size in growth:
+                streams = [
+                    make_stream(paths, kind, part, Path(folder) / f"{kind}-{part}.jsonl")
+                    for part in (size // 100, size // 10, size)
+                ]
+                result["growth"][kind] = measure_growth(ours, streams, batch_size=batch_size, zone=zone, gpu_id=gpu_id)
+        if configs:
+            files = {}
+            for name, config in configs.items():
+                files[name] = Path(folder) / f"{name}.cfg"
+                config.to_disk(files[name], interpolate=False)
+            result["training"] = {
+                "config": str(training),
+                "corpus": str(corpus),
+                "overrides": dict(overrides or {}),
+                **measure_training(files, updates=updates, runs=runs, gpu_id=gpu_id),
+            }
+    return result
+
+
+def _save(
+    pipelines: Mapping[str, Language], peers: Sequence[str], folder: Path, heads: bool
+) -> Dict[str, Union[str, Path]]:
+    """Where the pipelines lie that a process of its own loads: stock, ours of each precision, and peers."""
+    wanted = ("stock", "ours") if heads else ("stock encoder", "our encoder")
+    places: Dict[str, Union[str, Path]] = {}
+    for name, nlp in pipelines.items():
+        if name in peers:
+            places[name] = name
+        elif name.partition(",")[0] in wanted:
+            places[name] = folder / name.replace(", ", "-").replace(" ", "-")
+            nlp.to_disk(places[name])
+    return places

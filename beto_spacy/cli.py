@@ -417,66 +417,73 @@ def show_command(model: str, text: str, gpu: int) -> None:
     click.echo(render_doc(load_pipeline(model, gpu=gpu)(text)))
 
 
-@main.command("benchmark")
+@main.command("benchmark", context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
 @click.argument("encoder")
-@click.argument("texts", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--limit", default=60, show_default=True, help="Texts at most.")
+@click.argument("texts", nargs=-1, required=True, type=click.UNPROCESSED)
+@click.option(
+    "--kind",
+    "kinds",
+    multiple=True,
+    default=("short", "paragraphs", "book"),
+    show_default=True,
+    help="Kinds of text: short, paragraphs, book (one document), mixed.",
+)
+@click.option("--limit", default=60, show_default=True, help="Texts of each kind at most.")
+@click.option("--book", default=100_000, show_default=True, help="Characters of the book.")
 @click.option("--runs", default=5, show_default=True, help="Alternated runs of each pipeline.")
 @click.option("--heads/--no-heads", default=True, show_default=True, help="Measure with heads, or the encoder alone.")
 @click.option("--batch-wordpieces", default=512, show_default=True, help="Of our encoder; a GPU wants 16,384 or more.")
 @click.option("--batch-size", default=256, show_default=True, help="Documents that the pipelines buffer.")
-@click.option("--precision", default="fp32", show_default=True, type=click.Choice(("fp32", "bf16", "fp16")))
+@click.option(
+    "--precision",
+    "precisions",
+    multiple=True,
+    default=("fp32",),
+    show_default=True,
+    help="Of our encoder: fp32, int8 (CPU), bf16, fp16 (GPU); several are measured beside one another.",
+)
 @click.option("--gpu-id", default=-1, show_default=True, help="The GPU; -1 for the CPU.")
 @click.option("--peer", "peers", multiple=True, help="A trained pipeline to measure too, by package or folder.")
-@click.option("--int8", is_flag=True, help="Measure our pipeline in 8-bit integers too.")
-@click.option("--footprint", is_flag=True, help="Measure memory, loading and size of each pipeline too.")
-@click.option("--grow", type=int, help="Annotate streams of so many short documents, and of a tenth and a hundredth.")
-@click.option("--grow-long", type=int, help="The same with so many characters in documents of 100,000.")
-@click.option("--train", type=click.Path(path_type=Path), help="Measure training with this config too.")
-@click.option("--corpus", type=click.Path(path_type=Path), help="What to train on.")
-@click.option("--updates", default=20, show_default=True, help="Updates of training that are measured.")
+@click.option("--speed/--no-speed", default=True, show_default=True, help="Measure words a second.")
 @click.option(
-    "--output", type=click.Path(path_type=Path), help="Write the figures as JSON, and .md and .png beside it."
+    "--footprint/--no-footprint", default=True, show_default=True, help="Measure size, loading and peak memory."
+)
+@click.option(
+    "--growth",
+    multiple=True,
+    help="Measure how time and memory grow up to kind=size: short=200000 documents, or paragraphs=20000000 characters.",
+)
+@click.option("--zone", default=0, help="Documents of each of spaCy's memory zones in --growth; 0 for none.")
+@click.option("--training", type=click.Path(path_type=Path), help="Measure updates of this training config.")
+@click.option("--corpus", type=click.Path(path_type=Path), help="What to train on: .spacy files.")
+@click.option("--updates", default=10, show_default=True, help="Timed updates of a training.")
+@click.option("--plots/--no-plots", default=None, help="Draw plots, or not; by default if matplotlib is there.")
+@click.option(
+    "--output", type=click.Path(path_type=Path), help="A folder for JSON, Markdown and plots; or a .json file."
 )
 def benchmark_command(
     encoder: str,
-    texts: Tuple[Path, ...],
-    limit: int,
-    runs: int,
-    heads: bool,
-    batch_wordpieces: int,
-    batch_size: int,
-    precision: str,
-    gpu_id: int,
-    peers: Tuple[str, ...],
-    int8: bool,
-    footprint: bool,
-    grow: Optional[int],
-    grow_long: Optional[int],
-    train: Optional[Path],
-    corpus: Optional[Path],
-    updates: int,
+    texts: Tuple[str, ...],
+    growth: Tuple[str, ...],
+    plots: Optional[bool],
     output: Optional[Path],
+    **options: Any,
 ) -> None:
-    """Compare words a second with spacy-transformers' own component on the same weights, ENCODER, over TEXTS."""
-    from . import benchmark
-    from .footprint import measure_training
+    """Compare speed, memory and size with spacy-transformers' own component on the same weights, ENCODER, over TEXTS.
 
-    settings: Dict[str, Any] = {
-        "batch_wordpieces": batch_wordpieces,
-        "batch_size": batch_size,
-        "precision": precision,
-        "gpu_id": gpu_id,
-        "int8": int8,
-    }
-    lines = benchmark.read_lines(texts, limit=limit)
-    result = benchmark.compare(encoder, lines, runs=runs, heads=heads, peers=peers, footprint=footprint, **settings)
-    for kind, most in (("short", grow), ("long", grow_long)):
-        if most is not None:
-            result.setdefault("growth", []).extend(benchmark.grow(encoder, texts, most, kind=kind, **settings))
-    if train is not None:
-        overrides = {"paths.encoder": encoder, **{f"paths.{part}": str(corpus) for part in ("train", "dev") if corpus}}
-        result["training"] = measure_training(train, overrides, updates=updates, runs=runs)
-    click.echo(benchmark.render_comparison(result))
+    Fields of the config of --training are overridden as --section.field VALUE.
+    """
+    from .benchmark import benchmark
+    from .benchmark_report import check_output, render_benchmark, write_benchmark
+    from .benchmark_texts import parse_growth
+
+    paths, overrides = _split_overrides(texts)
+    if not paths or (overrides and options["training"] is None):
+        raise click.UsageError("Name the texts, and override fields only with --training.")
     if output is not None:
-        benchmark.write_comparison(result, output)
+        check_output(output, plots)
+    options["growth"] = [parse_growth(one) for one in growth]
+    result = benchmark(encoder, paths, overrides=overrides, **options)
+    click.echo(render_benchmark(result))
+    if output is not None:
+        write_benchmark(result, output, plots=plots)

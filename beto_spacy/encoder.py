@@ -42,7 +42,8 @@ from .windows import INSIDE_TOKEN, PUNCTUATION, SENTENCE, TOKEN, Window, check_w
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16, "int8": None}
 
-_CACHE_SIZE = 500_000
+#: Words whose wordpieces are kept, twice: those of late, and those before. The memory of a long stream stays flat.
+_CACHE_SIZE = 15_000
 _CACHED_LENGTH = 64
 
 
@@ -67,6 +68,7 @@ class Wordpieces:
         self._marks_start = bool(self._mark) and self._pre_tokenize("a")[0].startswith(self._mark)
         self.prefix, self.suffix = special_tokens(tokenizer)
         self._cache: Dict[Tuple[int, bool], List[int]] = {}
+        self._older: Dict[Tuple[int, bool], List[int]] = {}
 
     def _pre_tokenize(self, text: str) -> List[str]:
         if self._normalizer is not None:
@@ -111,11 +113,12 @@ class Wordpieces:
     def _lookup(self, doc: Doc, i: int, key: Tuple[int, bool]) -> List[int]:
         ids = self._cache.get(key)
         if ids is None:
-            text = doc[i].text
-            ids = [] if doc[i].is_space else self._encode_text(text, key[1])
-            if len(text) <= _CACHED_LENGTH:
+            ids = self._older.get(key)
+            if ids is None:
+                ids = [] if doc[i].is_space else self._encode_text(doc[i].text, key[1])
+            if len(doc[i]) <= _CACHED_LENGTH:
                 if len(self._cache) >= _CACHE_SIZE:
-                    self._cache.clear()
+                    self._cache, self._older = {}, self._cache
                 self._cache[key] = ids
         return ids
 

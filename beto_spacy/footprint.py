@@ -1,267 +1,411 @@
-"""What a pipeline takes beside time: memory, loading, room on the disk; how that grows with the input, and in training.
+"""What a pipeline costs beside its time: disk, loading and memory; whether a stream stays linear and flat; training.
 
-Each figure comes from a process of its own, started for it: what one of several pipelines takes of a process's memory
-can't be told. `benchmark.py` puts the figures beside the speeds.
+Each measurement has a process of its own, since the memory of one that holds several pipelines says nothing of any of
+them. ``python -m beto_spacy.footprint`` is such a process. What it imports counts, so heavy imports are inside.
 """
 
+import itertools
 import json
-import resource
+import os
+import random
+import statistics
 import subprocess
 import sys
+import tempfile
 import time
-from itertools import islice
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Sequence, Union
+from typing import Any, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Union
 
 from .errors import ProjectError
 
-#: What the official pipelines of spacy-transformers are trained with.
-STOCK = {
-    "@architectures": "spacy-transformers.TransformerModel.v3",
-    "tokenizer_config": {"use_fast": True},
-    "get_spans": {"@span_getters": "spacy-transformers.strided_spans.v1", "window": 128, "stride": 96},
-}
-#: Characters of a short document at most, and of a long one at least.
-_SHORT, _LONG = 200, 100_000
-#: At how many points of a stream memory and time are taken.
-_POINTS = 10
-#: Updates before those that are measured.
-_WARM_UP = 3
-STREAMS = ("short", "long")
+#: Parts of a stream after each of which time and memory are noted.
+PARTS = 10
+#: Updates of a training before those that are timed.
+_WARM_UP = 2
 
 
-def measure_loading(
-    model: Union[str, Path], texts: Sequence[str], *, batch_size: int = 256, gpu_id: int = -1
-) -> Dict[str, float]:
-    """What loading a pipeline and annotating some texts takes.
+class Stream(NamedTuple):
+    """Documents to annotate one after another.
 
-    model: A trained pipeline, by package or folder.
-    texts: What to annotate.
-    batch_size: Documents that the pipeline buffers.
-    gpu_id: Number of the GPU; -1 for the CPU.
-    Returns ``load_seconds`` (what it imports included), ``loaded`` and ``peak`` (resident memory in MB; on a GPU also
-    ``peak_gpu``) and ``size`` (MB on the disk; of a folder only). Raises ProjectError if the process fails.
+    file: One document a line, as JSON.
+    documents: How many.
+    characters: Of all of them.
+    longest: Characters of the longest.
+    passes: How often the texts they come from were read; after the first time no word is new.
     """
-    task = {"task": "load", "model": str(model), "texts": list(texts), "batch_size": batch_size, "gpu_id": gpu_id}
-    folder = Path(model)
-    size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) if folder.is_dir() else float("nan")
-    return {**_in_a_process(task), "size": size / 1e6}
+
+    file: Path
+    documents: int
+    characters: int
+    longest: int
+    passes: int = 1
 
 
-def measure_stream(
-    model: Union[str, Path],
-    paths: Sequence[Union[str, Path]],
-    amount: int,
-    *,
-    kind: str = "short",
-    batch_size: int = 256,
-    gpu_id: int = -1,
-) -> Dict[str, Any]:
-    """Annotate a stream of real text, and take time and memory at each tenth of it.
+def write_stream(texts: Iterable[str], file: Union[str, Path]) -> Stream:
+    """Write documents as a stream for another process."""
+    documents = characters = longest = 0
+    with open(file, "w", encoding="utf8") as out:
+        for text in texts:
+            out.write(json.dumps(text) + "\n")
+            documents, characters, longest = documents + 1, characters + len(text), max(longest, len(text))
+    return Stream(Path(file), documents, characters, longest)
 
-    model: A trained pipeline, by package or folder.
-    paths: Texts, as in `vocabulary.Texts`; read again from the start if it doesn't suffice.
-    amount: Documents of a stream of short ones, characters of a stream of long ones.
-    kind: ``short``, documents of a sentence or so; ``long``, documents of 100,000 characters.
-    batch_size, gpu_id: As in `measure_loading`.
-    Returns ``words``, ``seconds`` and ``resident`` (MB), a list each with a figure for each tenth of the stream, and
-    ``growth``: by how much of itself the memory of the last exceeds that of the first. Raises ProjectError if the
-    process fails, such as for want of text.
+
+def _read(file: str) -> Iterator[str]:
+    with open(file, encoding="utf8") as lines:
+        yield from map(json.loads, lines)
+
+
+# --- memory -----------------------------------------------------------------------------------------------------------
+
+
+def _status(field: str) -> Optional[int]:
+    try:
+        with open("/proc/self/status", encoding="utf8") as lines:
+            return next((1024 * int(line.split()[1]) for line in lines if line.startswith(field + ":")), None)
+    except OSError:
+        return None
+
+
+def peak_memory() -> Optional[int]:
+    """The most memory that this process had resident, in bytes; None where the system doesn't say.
+
+    Linux hands a parent's peak down in ``getrusage``, though not in ``/proc``, so that comes first.
     """
-    if kind not in STREAMS:
-        raise ProjectError("B531", f"There is no stream of {kind} documents.", f"Ask for {' or '.join(STREAMS)}.")
-    if amount < _POINTS:
-        raise ProjectError("B532", f"A stream of {amount} has no {_POINTS} parts.", f"Ask for {_POINTS} or more.")
-    task = {
-        "task": "stream",
-        "model": str(model),
-        "paths": [str(path) for path in paths],
-        "amount": amount,
-        "kind": kind,
-        "batch_size": batch_size,
-        "gpu_id": gpu_id,
+    peak = _status("VmHWM")
+    if peak is None:
+        try:
+            import resource
+        except ImportError:
+            return None
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return peak
+
+
+def resident_memory() -> Optional[int]:
+    """The memory that this process has resident, in bytes; where the system doesn't say, the most it had."""
+    return _status("VmRSS") or peak_memory()
+
+
+def folder_size(path: Union[str, Path]) -> int:
+    """Bytes of the files in a folder, without what Python compiled."""
+    return sum(p.stat().st_size for p in Path(path).rglob("*") if p.is_file() and "__pycache__" not in p.parts)
+
+
+# --- the process that measures ----------------------------------------------------------------------------------------
+
+
+def _use_gpu(gpu_id: int) -> None:
+    if gpu_id >= 0:
+        import spacy
+        from thinc.api import set_gpu_allocator
+
+        set_gpu_allocator("pytorch")  # so that torch knows of all that is taken
+        spacy.require_gpu(gpu_id)
+
+
+def _gpu_peak(gpu_id: int) -> Dict[str, int]:
+    if gpu_id < 0:
+        return {}
+    import torch
+
+    return {"gpu_peak": torch.cuda.max_memory_allocated(gpu_id)}
+
+
+def _load(request: Dict[str, Any]) -> Any:
+    import spacy
+
+    _use_gpu(request["gpu_id"])
+    nlp = spacy.load(request["pipeline"])
+    nlp.max_length = max(nlp.max_length, request["longest"] + 1)
+    return nlp
+
+
+def _measure_loading(request: Dict[str, Any]) -> Dict[str, Any]:
+    start = time.perf_counter()
+    import spacy  # noqa: F401
+
+    imported = time.perf_counter()
+    nlp = _load(request)
+    found = {
+        "import_seconds": imported - start,
+        "load_seconds": time.perf_counter() - imported,
+        "resident": resident_memory(),
     }
-    result = _in_a_process(task)
-    result["growth"] = result["resident"][-1] / result["resident"][0] - 1.0
-    return result
+    for _ in nlp.pipe(_read(request["file"]), batch_size=request["batch_size"]):
+        pass
+    return {**found, "peak": peak_memory(), **_gpu_peak(request["gpu_id"])}
 
 
-def measure_training(
-    config: Union[str, Path],
-    overrides: Dict[str, Any],
-    *,
-    updates: int = 20,
-    runs: int = 2,
-) -> Dict[str, List[Dict[str, float]]]:
-    """How fast a pipeline trains with our transformer and with spacy-transformers' own, by turns.
+def _measure_stream(request: Dict[str, Any]) -> Dict[str, Any]:
+    nlp = _load(request)
+    for _ in nlp.pipe(text[:2_000] for text in itertools.islice(_read(request["file"]), 10)):
+        pass  # warms up
+    total = request["documents"]
+    marks = {-(-total * part // PARTS) for part in range(1, PARTS + 1)}
+    points, words = [], 0
+    start = time.perf_counter()
+    for number, doc in enumerate(_annotate(nlp, request), start=1):
+        words += len(doc)
+        if number in marks:
+            points.append(
+                {
+                    "documents": number,
+                    "words": words,
+                    "seconds": time.perf_counter() - start,
+                    "resident": resident_memory(),
+                    "strings": len(nlp.vocab.strings),
+                }
+            )
+    return {"points": points, "peak": peak_memory(), **_gpu_peak(request["gpu_id"])}
 
-    config: A training config with a component ``transformer`` of ours; of the other, only the component and the
-        listeners differ.
-    overrides: Of the config, such as ``paths.train``.
-    updates: How many are measured, after some that warm up.
-    runs: Of each.
-    Returns for ``ours`` and ``stock`` the figures of each run: ``words_per_second``, and ``peak``, the resident memory
-    in MB. Raises ProjectError if a process fails.
+
+def _annotate(nlp: Any, request: Dict[str, Any]) -> Iterator[Any]:
+    texts = _read(request["file"])
+    if not request["zone"]:
+        yield from nlp.pipe(texts, batch_size=request["batch_size"])
+        return
+    while chunk := list(itertools.islice(texts, request["zone"])):
+        with nlp.memory_zone():
+            yield from nlp.pipe(chunk, batch_size=request["batch_size"])
+
+
+def _measure_training(request: Dict[str, Any]) -> Dict[str, Any]:
+    from spacy.schemas import ConfigSchemaTraining
+    from spacy.training.initialize import init_nlp
+    from spacy.training.loop import train_while_improving
+    from spacy.util import load_config, registry, resolve_dot_names
+
+    gpu_id = request["gpu_id"]
+    _use_gpu(gpu_id)
+    nlp = init_nlp(load_config(request["config"], interpolate=False), use_gpu=gpu_id)
+    config = nlp.config.interpolate()
+    settings = registry.resolve(config["training"], schema=ConfigSchemaTraining)
+    (corpus,) = resolve_dot_names(config, [settings["train_corpus"]])
+    examples = list(corpus(nlp))
+    chance = random.Random(0)  # the same batches, whatever initialization drew
+    chance.shuffle(examples)
+    batches = [list(batch) for batch in settings["batcher"](examples)]
+    chance.shuffle(batches)
+    chosen = list(itertools.islice(itertools.cycle(batches), _WARM_UP + request["updates"]))
+    steps = train_while_improving(
+        nlp,
+        settings["optimizer"],
+        ((0, batch) for batch in chosen),
+        lambda: (0.0, {}),
+        dropout=settings["dropout"],
+        eval_frequency=len(chosen),
+        accumulate_gradient=settings["accumulate_gradient"],
+        patience=0,
+        max_steps=0,
+        exclude=settings["frozen_components"],
+        annotating_components=settings["annotating_components"],
+        before_update=settings["before_update"],
+    )
+    before = resident_memory()
+    start, words = 0.0, 0
+    for number, (batch, info, _) in enumerate(steps, start=1):  # noqa: B007
+        if gpu_id >= 0:
+            import torch
+
+            torch.cuda.synchronize(gpu_id)
+        if number > _WARM_UP:
+            words += sum(map(len, batch))
+        elif number == _WARM_UP:
+            start = time.perf_counter()
+    seconds = time.perf_counter() - start
+    losses = {name: float(loss) for name, loss in info["losses"].items()}
+    found = {"words": words, "seconds": seconds, "before": before, "peak": peak_memory(), "losses": losses}
+    return {**found, **_gpu_peak(gpu_id)}
+
+
+_MEASUREMENTS = {"loading": _measure_loading, "stream": _measure_stream, "training": _measure_training}
+
+
+def main() -> None:
+    """Do what a file asks for, and write what was found to another."""
+    request = json.loads(Path(sys.argv[1]).read_text(encoding="utf8"))
+    try:
+        found = _MEASUREMENTS[request["measure"]](request)
+    except Exception as error:  # the one who asked says it
+        found = {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"}
+    Path(sys.argv[2]).write_text(json.dumps(found), encoding="utf8")
+
+
+def measure_apart(measure: str, **request: Any) -> Dict[str, Any]:
+    """Measure something in a fresh process.
+
+    measure: ``loading``, ``stream`` or ``training``.
+    request: What it's to know, as JSON holds it.
+    Raises ProjectError if the process fails.
     """
-    if updates < 1 or runs < 1:
-        raise ProjectError("B533", "There is no update to measure.", "Ask for 1 or more, in 1 or more runs.")
-    found: Dict[str, List[Dict[str, float]]] = {"ours": [], "stock": []}
-    for _ in range(runs):
-        for name, figures in found.items():
-            task = {"task": "train", "config": str(config), "overrides": overrides, "updates": updates}
-            figures.append(_in_a_process({**task, "stock": name == "stock"}))
+    import torch
+
+    known = {
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).resolve().parents[1]), *filter(None, sys.path)]),
+        "OMP_NUM_THREADS": str(torch.get_num_threads()),
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        asked, answer = Path(folder) / "request.json", Path(folder) / "answer.json"
+        asked.write_text(json.dumps({"measure": measure, **request}, default=str), encoding="utf8")
+        done = subprocess.run(
+            [sys.executable, "-m", "beto_spacy.footprint", str(asked), str(answer)],
+            env={**os.environ, **known},
+            capture_output=True,
+            text=True,
+            errors="replace",
+        )
+        found = json.loads(answer.read_text(encoding="utf8")) if answer.is_file() else {}
+    if done.returncode or "error" in found:
+        last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        raise ProjectError(
+            "B523",
+            f"The process that measured {measure} failed ({found.get('error') or f'code {done.returncode}: {last}'}).",
+            "Mend what it says; a code of -9 is too little memory: measure less.",
+            path=request.get("pipeline") or request.get("config"),
+        )
     return found
 
 
-def short_documents(paths: Sequence[Union[str, Path]]) -> Iterator[str]:
-    """Sentences or so of running text, without end; the same again when it's at an end."""
-    from .vocabulary import Texts
-
-    while True:
-        empty = True
-        for paragraph in Texts(paths):
-            for part in paragraph.replace(". ", ".\n").split("\n"):
-                if 20 <= len(part) <= _SHORT:
-                    empty = False
-                    yield part
-        if empty:
-            raise ProjectError("B534", "There is no sentence of 20 to 200 characters.", "Give other texts.")
+# --- what is measured -------------------------------------------------------------------------------------------------
 
 
-def long_documents(paths: Sequence[Union[str, Path]]) -> Iterator[str]:
-    """Running text in documents of 100,000 characters, without end; the same again when it's at an end."""
-    from .vocabulary import Texts
-
-    while True:
-        parts: List[str] = []
-        length = 0
-        empty = True
-        for paragraph in Texts(paths):
-            parts.append(paragraph)
-            length += len(paragraph) + 1
-            if length >= _LONG:
-                empty = False
-                yield "\n".join(parts)
-                parts, length = [], 0
-        if empty and not parts:
-            raise ProjectError("B535", "There is no text.", "Give other files.")
-        if parts:
-            yield "\n".join(parts)
+def spread(figures: Iterable[float]) -> Dict[str, float]:
+    """Median, lowest and highest of some figures."""
+    figures = list(figures)
+    return {"median": statistics.median(figures), "lowest": min(figures), "highest": max(figures)}
 
 
-def _in_a_process(task: Dict[str, Any]) -> Dict[str, Any]:
-    """Do a task in a new process. Raises ProjectError if it fails, with what it said last."""
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", __name__], input=json.dumps(task), capture_output=True, encoding="utf8"
-    )
-    if done.returncode:
-        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        what = f"A process that measured failed: {lines[-1]}"
-        raise ProjectError("B536", what, "Try the pipeline, the config or the texts by themselves.")
-    return json.loads(done.stdout.splitlines()[-1])
+def _spreads(found: Sequence[Dict[str, Any]]) -> Dict[str, Any]:
+    """The spread of each figure that was found each time."""
+    return {key: spread(one[key] for one in found) for key in found[0] if found[0][key] is not None}
 
 
-# --- in the new process ---
+def measure_footprint(
+    pipelines: Mapping[str, Union[str, Path]],
+    texts: Sequence[str],
+    *,
+    runs: int = 1,
+    batch_size: int = 256,
+    gpu_id: int = -1,
+) -> Dict[str, Any]:
+    """Measure how large pipelines are, how long they take to load, and how much memory.
+
+    pipelines: Folders or packages, by name.
+    texts: What to annotate, for the peak.
+    runs: How often each is measured, alternated.
+    Returns by pipeline ``size`` (bytes on disk) and, with their spread over the runs, ``import_seconds`` (spaCy),
+    ``load_seconds`` (with all that the pipeline imports), ``resident`` (bytes after loading), ``peak`` (bytes) and, on
+    a GPU, ``gpu_peak``. Raises ProjectError if a process fails.
+    """
+    found: Dict[str, List[Dict[str, Any]]] = {name: [] for name in pipelines}
+    with tempfile.TemporaryDirectory() as folder:
+        stream = write_stream(texts, Path(folder) / "texts.jsonl")
+        for _ in range(runs):
+            for name, pipeline in pipelines.items():
+                found[name].append(_apart("loading", pipeline, stream, batch_size, gpu_id))
+    return {name: {"size": folder_size(_place(pipelines[name])), **_spreads(found[name])} for name in pipelines}
 
 
-def resident() -> float:
-    """The memory that this process has now, in MB."""
-    return _status("VmRSS")
+def _apart(
+    measure: str, pipeline: Union[str, Path], stream: Stream, batch_size: int, gpu_id: int, **more: Any
+) -> Dict[str, Any]:
+    return measure_apart(measure, pipeline=pipeline, batch_size=batch_size, gpu_id=gpu_id, **stream._asdict(), **more)
 
 
-def peak() -> float:
-    """The most memory that this process has had, in MB."""
-    return _status("VmHWM")
+def _place(pipeline: Union[str, Path]) -> Path:
+    from spacy.util import get_package_path, is_package
+
+    if Path(pipeline).is_dir() or not is_package(str(pipeline)):
+        return Path(pipeline)
+    return get_package_path(str(pipeline))
 
 
-def _status(key: str) -> float:
-    status = Path("/proc/self/status")
-    if not status.exists():  # elsewhere than on Linux only the peak is known
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
-    line = next(line for line in status.read_text().splitlines() if line.startswith(key))
-    return int(line.split()[1]) * 1024 / 1e6
+def measure_growth(
+    pipelines: Mapping[str, Union[str, Path]],
+    streams: Sequence[Stream],
+    *,
+    batch_size: int = 256,
+    zone: int = 0,
+    gpu_id: int = -1,
+) -> Dict[str, List[Dict[str, Any]]]:
+    """Measure how time and memory grow with the input.
 
-
-def _load(task: Dict[str, Any]) -> Dict[str, Any]:
-    from .annotate import load_pipeline
-
-    start = time.perf_counter()
-    nlp = load_pipeline(task["model"], gpu=task["gpu_id"])
-    result = {"load_seconds": time.perf_counter() - start, "loaded": resident()}
-    for _ in nlp.pipe(task["texts"], batch_size=task["batch_size"]):
-        pass
-    result["peak"] = peak()
-    if task["gpu_id"] >= 0:
-        import torch
-
-        result["peak_gpu"] = torch.cuda.max_memory_allocated() / 1e6
+    pipelines: Folders or packages, by name.
+    streams: The inputs, each larger than the last.
+    zone: Documents of each of spaCy's memory zones, which forget the words that are new in them; 0 for none.
+    Returns for each pipeline and stream what `summarize_growth` makes of it. Raises ProjectError if a process fails.
+    """
+    result: Dict[str, List[Dict[str, Any]]] = {name: [] for name in pipelines}
+    for stream in streams:
+        for name, pipeline in pipelines.items():
+            found = _apart("stream", pipeline, stream, batch_size, gpu_id, zone=zone)
+            counts = {"documents": stream.documents, "characters": stream.characters, "passes": stream.passes}
+            result[name].append({**counts, **summarize_growth(found["points"]), **found})
     return result
 
 
-def _stream(task: Dict[str, Any]) -> Dict[str, Any]:
-    from .annotate import load_pipeline
+def summarize_growth(points: Sequence[Dict[str, Any]]) -> Dict[str, Any]:
+    """What the points of a stream come to.
 
-    nlp = load_pipeline(task["model"], gpu=task["gpu_id"])
-    is_short = task["kind"] == "short"
-    documents = short_documents(task["paths"]) if is_short else long_documents(task["paths"])
-    amount, done, words = task["amount"], 0, 0
-    result: Dict[str, Any] = {"words": [], "seconds": [], "resident": []}
-    start = time.perf_counter()
-    for doc in nlp.pipe(documents, batch_size=task["batch_size"] if is_short else 1):
-        done += 1 if is_short else len(doc.text)
-        words += len(doc)
-        if done * _POINTS >= amount * (len(result["words"]) + 1):
-            result["words"].append(words)
-            result["seconds"].append(time.perf_counter() - start)
-            result["resident"].append(resident())
-            if len(result["words"]) == _POINTS:
-                break
+    points: After each part, ``words``, ``seconds`` and ``resident`` so far.
+    Returns ``words``, ``seconds``, ``seconds_per_word``, and what memory grew by after the first part, as a share:
+    ``growth`` at the end, ``highest_growth`` at the highest point; None with one point only.
+    """
+    first, last = points[0], points[-1]
+    found = {"words": last["words"], "seconds": last["seconds"], "growth": None, "highest_growth": None}
+    found["seconds_per_word"] = last["seconds"] / max(1, last["words"])
+    if len(points) > 1 and first["resident"]:
+        found["growth"] = last["resident"] / first["resident"] - 1
+        found["highest_growth"] = max(point["resident"] for point in points) / first["resident"] - 1
+    return found
+
+
+def measure_training(
+    configs: Mapping[str, Union[str, Path]], *, updates: int = 10, runs: int = 1, gpu_id: int = -1
+) -> Dict[str, Any]:
+    """Measure the words a second and the memory of trainings, each in a fresh process, alternated.
+
+    configs: Training configs by name; the first is what the others are compared with. All get the same batches.
+    updates: How many are timed, after two that warm up.
+    Returns by name the spread of ``words_per_second``, ``peak`` and ``before`` (bytes before the first update), and by
+    pair the ``ratios`` of speed and peak, run by run. Raises ProjectError if a process fails.
+    """
+    if runs < 1 or updates < 1:
+        raise ProjectError(
+            "B524", f"There is nothing to measure in {runs} runs of {updates} updates.", "Ask for 1 or more of each."
+        )
+    found: Dict[str, List[Dict[str, Any]]] = {name: [] for name in configs}
+    for _ in range(runs):
+        for name, config in configs.items():
+            one = measure_apart("training", config=config, updates=updates, gpu_id=gpu_id)
+            one["words_per_second"] = one["words"] / one["seconds"]
+            found[name].append(one)
+    return {"updates": updates, "runs": runs, **summarize_trainings(found)}
+
+
+def summarize_trainings(found: Mapping[str, Sequence[Dict[str, Any]]]) -> Dict[str, Any]:
+    """The spreads of trainings, and the ratios of the first to the others, run by run."""
+    first = next(iter(found))
+    measures = ("words_per_second", "before", "peak", "gpu_peak")
+    result: Dict[str, Any] = {
+        "words": {name: runs[0]["words"] for name, runs in found.items()},
+        "losses": {name: runs[0].get("losses", {}) for name, runs in found.items()},
+        "trainings": {
+            name: _spreads([{key: run[key] for key in measures if key in run} for run in runs])
+            for name, runs in found.items()
+        },
+        "ratios": {},
+    }
+    for name, runs in found.items():
+        if name != first:
+            result["ratios"][f"{first} / {name}"] = {
+                key: spread(a[key] / b[key] for a, b in zip(found[first], runs))
+                for key in measures
+                if key != "before" and all(run.get(key) for run in (*found[first], *runs))
+            }
     return result
-
-
-def _train(task: Dict[str, Any]) -> Dict[str, Any]:
-    import spacy.util
-    from spacy.schemas import ConfigSchemaTraining
-    from spacy.training.initialize import init_nlp
-    from thinc.api import fix_random_seed
-
-    config = spacy.util.load_config(task["config"], overrides=task["overrides"], interpolate=False)
-    if task["stock"]:
-        _make_stock(config)
-    nlp = init_nlp(config)
-    training = spacy.util.registry.resolve(config.interpolate()["training"], schema=ConfigSchemaTraining)
-    fix_random_seed(0)
-    corpus = spacy.util.resolve_dot_names(config.interpolate(), [training["train_corpus"]])[0]
-    examples = list(corpus(nlp))
-    optimizer = training["optimizer"]
-    words, start, n = 0, 0.0, 0
-
-    def batches() -> Iterator[List[Any]]:
-        while True:
-            yield from training["batcher"](examples)
-
-    for batch in islice(batches(), _WARM_UP + task["updates"]):
-        if n == _WARM_UP:
-            words, start = 0, time.perf_counter()
-        nlp.update(batch, sgd=optimizer, drop=training["dropout"])
-        words += sum(len(example.predicted) for example in batch)
-        n += 1
-    return {"words_per_second": words / (time.perf_counter() - start), "peak": peak()}
-
-
-def _make_stock(config: Any) -> None:
-    """Put spacy-transformers' component in the place of ours, and its listeners."""
-    from .checkpoint import resolve_encoder
-
-    components = config["components"]
-    name = config.interpolate()["components"]["transformer"]["model"]["name"]
-    components["transformer"] = {"factory": "transformer", "model": {**STOCK, "name": resolve_encoder(name)}}
-    for component in components.values():
-        tok2vec = component.get("model", {}).get("tok2vec", {})
-        if tok2vec.get("@architectures") == "beto_spacy.Listener.v1":
-            tok2vec["@architectures"] = "spacy-transformers.TransformerListener.v1"
 
 
 if __name__ == "__main__":
-    _task = json.load(sys.stdin)
-    print(json.dumps({"load": _load, "stream": _stream, "train": _train}[_task["task"]](_task)))
+    main()

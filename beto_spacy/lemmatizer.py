@@ -150,6 +150,7 @@ class BetoLemmatizer(Pipe):
         if pos == "PROPN":
             return token.text
         found = self._rules.rule_lemmatize(token)[0]
+        self._rules.cache.clear()  # it has no bound, and there is one here
         if pos in ("VERB", "AUX"):
             return self._verb(token, found)
         if pos == "ADJ":

@@ -120,6 +120,12 @@ def _import(name: str) -> Any:
         ) from error
 
 
+def check_packages() -> None:
+    """Raise EncoderError if a package is missing that `Int8Exporter` wants."""
+    for name in ("onnx", "onnxruntime.quantization", "onnxruntime.transformers.optimizer"):
+        _import(name)
+
+
 class _Exported(torch.nn.Module):
     def __init__(self, model: Any):
         super().__init__()
@@ -136,8 +142,7 @@ class Int8Exporter:
     """
 
     def __init__(self, model: Any):
-        for name in ("onnx", "onnxruntime.quantization", "onnxruntime.transformers.optimizer"):
-            _import(name)
+        check_packages()
         self.config = model.config
         self._folder = tempfile.TemporaryDirectory()
         self._fused = Path(self._folder.name) / "fused.onnx"

@@ -17,7 +17,7 @@ from transformers import AutoModel, AutoTokenizer, BertConfig, BertForMaskedLM, 
 
 from beto_spacy import checkpoint
 from beto_spacy.checkpoint import load_checkpoint, sequence_limit
-from beto_spacy.encoder import make_encoder
+from beto_spacy.encoder import Wordpieces, make_encoder
 from beto_spacy.errors import BetoError, EncoderError, ProjectError
 from beto_spacy.listener import make_listener
 from beto_spacy.vocabulary import build_encoder
@@ -382,3 +382,16 @@ def test_an_encoder_that_is_not_finished_leaves_the_old_one(tmp_path, monkeypatc
     monkeypatch.undo()
     assert {file.name: file.read_bytes() for file in dest.iterdir()} == before
     assert sorted(p.name for p in tmp_path.iterdir()) == ["e", "text.txt"]
+
+
+def test_the_words_that_are_kept_are_bounded_and_come_to_the_same(encoders, monkeypatch):
+    nlp = spacy.blank("es")
+    text = " ".join(SENTENCES * 3)
+    tokenizer = load_checkpoint(encoders["bert"]).tokenizer
+    expected = Wordpieces(tokenizer)(nlp(text))
+    monkeypatch.setattr("beto_spacy.encoder._CACHE_SIZE", 5)
+    few = Wordpieces(tokenizer)
+    for _ in range(2):
+        ids, lengths = few(nlp(text))
+        assert ids == expected[0] and lengths.tolist() == expected[1].tolist()
+    assert 0 < len(few._cache) <= 5 and len(few._older) == 5

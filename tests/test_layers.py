@@ -13,7 +13,7 @@ import beto_spacy
 ROOT = Path(beto_spacy.__file__).parent
 LAYERS = [
     {"errors", "files", "divergence", "heads.crf", "heads.mst", "heads.biaffine"},
-    {"onnx_model", "settings"},
+    {"onnx_model", "settings", "footprint", "benchmark_report"},
     {"formats", "windows", "texts", "checkpoint", "torch_shim", "augment"},
     {"corpus", "encoder", "sequences", "shrink", "heads.layer", "multiwords"},
     {"heads.base"},
@@ -30,9 +30,9 @@ LAYERS = [
         "conllu",
         "lemmatizer",
     },
-    {"pretrain", "annotate", "project"},
-    {"evaluate", "footprint", "calibrate"},
-    {"benchmark", "compare", "quantize", "distill"},
+    {"pretrain", "annotate", "project", "benchmark_texts"},
+    {"evaluate", "benchmark", "calibrate"},
+    {"compare", "quantize", "distill"},
     {"cli"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
