@@ -143,20 +143,23 @@ def _measure_stream(request: Dict[str, Any]) -> Dict[str, Any]:
         pass  # warms up
     total = request["documents"]
     marks = {-(-total * part // PARTS) for part in range(1, PARTS + 1)}
-    points, words = [], 0
+    points, words, samples = [], 0, []
     start = time.perf_counter()
     for number, doc in enumerate(_annotate(nlp, request), start=1):
         words += len(doc)
+        if number % request["batch_size"] == 0 or number in marks:
+            samples.append(resident_memory())
         if number in marks:
             points.append(
                 {
                     "documents": number,
                     "words": words,
                     "seconds": time.perf_counter() - start,
-                    "resident": resident_memory(),
+                    "resident": statistics.median(samples),  # what a batch takes goes up and down
                     "strings": len(nlp.vocab.strings),
                 }
             )
+            samples = []
     return {"points": points, "peak": peak_memory(), **_gpu_peak(request["gpu_id"])}
 
 
