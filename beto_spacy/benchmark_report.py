@@ -47,9 +47,10 @@ def _per_cent(value: Optional[float]) -> str:
 
 def render_benchmark(result: Dict[str, Any]) -> str:
     """Lay out what `benchmark` measured as Markdown."""
+    alternated = any(key in result for key in ("words_per_second", "footprint", "training"))
     lines = [
-        f"`{result['encoder']}`, {result['threads']} threads, {', '.join(result['precisions'])}, {result['device']}, "
-        f"alternated runs: {result['runs']}",
+        f"`{result['encoder']}`, {result['threads']} threads, {', '.join(result['precisions'])}, {result['device']}"
+        + (f", alternated runs: {result['runs']}" if alternated else ""),
         "",
     ]
     if "words_per_second" in result:

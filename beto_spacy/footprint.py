@@ -261,11 +261,12 @@ def measure_apart(measure: str, **request: Any) -> Dict[str, Any]:
         found = json.loads(answer.read_text(encoding="utf8")) if answer.is_file() else {}
     if done.returncode or "error" in found:
         last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        subject = Path(str(request.get("pipeline") or request.get("config"))).stem
         raise ProjectError(
             "B523",
-            f"The process that measured {measure} failed ({found.get('error') or f'code {done.returncode}: {last}'}).",
+            f"The process that measured the {measure} of '{subject}' failed "
+            f"({found.get('error') or f'code {done.returncode}: {last}'}).",
             "Mend what it says; a code of -9 is too little memory: measure less.",
-            path=request.get("pipeline") or request.get("config"),
         )
     return found
 

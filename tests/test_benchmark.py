@@ -208,7 +208,7 @@ def test_growth_of_known_points():
 
 def test_a_process_that_fails_says_why():
     message = refused("B523", footprint.measure_apart, "nothing", pipeline="some/folder")
-    assert "some/folder" in message and "KeyError: 'nothing'" in message
+    assert "'folder'" in message and "KeyError: 'nothing'" in message
 
 
 @pytest.fixture(scope="module")
