@@ -59,6 +59,8 @@ class OnnxModel:
         options.intra_op_num_threads = torch.get_num_threads()
         self._opened_for = (os.getpid(), options.intra_op_num_threads)
         options.log_severity_level = 3
+        # Threads that spin while they wait for work take the time of the heads.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
             self._session = runtime.InferenceSession(self.graph, options, providers=["CPUExecutionProvider"])
         except Exception as error:
