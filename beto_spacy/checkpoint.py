@@ -272,9 +272,29 @@ def set_dropout(model: Any, dropout: Optional[float]) -> Dict[str, float]:
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = dropout
-        elif isinstance(getattr(module, "dropout_prob", None), float):  # of attention, in older versions
+        elif isinstance(getattr(module, "dropout_prob", None), (int, float)):  # of attention, in older versions
             module.dropout_prob = dropout
     return stated
+
+
+def set_attention_dropout(model: Any, dropout: float) -> None:
+    """Have an encoder use this dropout of attention's probabilities; that of the hidden states stays.
+
+    Raises EncoderError for an encoder whose attention isn't known.
+    """
+    ends = ("self.dropout", "attention.attention_dropout", "attention.dropout")
+    found = [m for name, m in model.named_modules() if name.endswith(ends) and isinstance(m, torch.nn.Dropout)]
+    if not found:
+        raise EncoderError(
+            "B329",
+            f"Where the encoder ({type(model).__name__}) drops attention isn't known.",
+            "Set 'attention_dropout' to null.",
+        )
+    for module in found:
+        module.p = dropout
+    for module in model.modules():
+        if isinstance(getattr(module, "dropout_prob", None), (int, float)):
+            module.dropout_prob = dropout
 
 
 def special_tokens(tokenizer: PreTrainedTokenizerFast) -> Tuple[List[int], List[int]]:

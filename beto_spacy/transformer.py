@@ -39,6 +39,7 @@ window = null
 context = 0
 batch_wordpieces = 512
 precision = "fp32"
+attention_dropout = null
 """
 )
 

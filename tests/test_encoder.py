@@ -395,3 +395,29 @@ def test_the_words_that_are_kept_are_bounded_and_come_to_the_same(encoders, monk
         ids, lengths = few(nlp(text))
         assert ids == expected[0] and lengths.tolist() == expected[1].tolist()
     assert 0 < len(few._cache) <= 5 and len(few._older) == 5
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_attention_has_a_dropout_of_its_own(encoders, family):
+    nlp = spacy.blank("es")
+    docs = [nlp(text) for text in SENTENCES]
+    apart = {}
+    for dropout in (0.0, 0.5):
+        model = make_encoder(encoders[family], attention_dropout=dropout)
+        model.initialize()
+        before = model.predict(docs).model_output.last_hidden_state
+        torch_model = model.shims[0].encoder
+        for module in torch_model.modules():
+            if isinstance(module, torch.nn.Dropout) and module.p == torch_model.config.hidden_dropout_prob:
+                module.p = 0.0
+        torch.manual_seed(0)
+        after = model(docs, is_train=True)[0].model_output.last_hidden_state
+        apart[dropout] = (after - before).abs().max().item()
+    assert apart[0.0] < 1e-4 < apart[0.5]
+
+
+def test_attention_dropout_that_cannot_be(encoders):
+    with pytest.raises(EncoderError, match="B330"):
+        make_encoder("x", attention_dropout=1.0)
+    with pytest.raises(EncoderError, match="B329"):
+        checkpoint.set_attention_dropout(torch.nn.Sequential(torch.nn.Dropout(0.1)), 0.0)
