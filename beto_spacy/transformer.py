@@ -80,17 +80,17 @@ class BetoTransformer(Transformer):
         super().__init__(vocab, model, set_extra_annotations, name=name)
         self.cfg = {}
         self._pending: Optional[_PendingUpdate] = None
+        self._n_tokens = 0  # since memory was given back
 
     def pipe(self, stream: Iterable[Doc], *, batch_size: int = 128) -> Iterator[Doc]:
         """Annotate a stream of documents, `batch_size` of them in one run of the encoder."""
         install_extensions()
-        n_tokens = 0
         for buffer in util.minibatch(stream, batch_size):
             docs = list(buffer)
             self.set_annotations(docs, self.predict(docs))
-            n_tokens += sum(map(len, docs))
-            if n_tokens >= _TRIM_EVERY:
-                n_tokens = 0
+            self._n_tokens += sum(map(len, docs))
+            if self._n_tokens >= _TRIM_EVERY:
+                self._n_tokens = 0
                 _give_back_memory()
             yield from docs
 
