@@ -283,18 +283,18 @@ def set_attention_dropout(model: Any, dropout: float) -> None:
     Raises EncoderError for an encoder whose attention isn't known.
     """
     ends = ("self.dropout", "attention.attention_dropout", "attention.dropout")
-    found = [m for name, m in model.named_modules() if name.endswith(ends) and isinstance(m, torch.nn.Dropout)]
+    found = False
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Dropout) and name.endswith(ends):
+            module.p, found = dropout, True
+        elif isinstance(getattr(module, "dropout_prob", None), (int, float)):
+            module.dropout_prob = dropout
     if not found:
         raise EncoderError(
             "B329",
             f"Where the encoder ({type(model).__name__}) drops attention isn't known.",
             "Set 'attention_dropout' to null.",
         )
-    for module in found:
-        module.p = dropout
-    for module in model.modules():
-        if isinstance(getattr(module, "dropout_prob", None), (int, float)):
-            module.dropout_prob = dropout
 
 
 def special_tokens(tokenizer: PreTrainedTokenizerFast) -> Tuple[List[int], List[int]]:

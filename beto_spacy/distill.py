@@ -34,6 +34,7 @@ from .encoder import EncoderShim
 from .errors import BetoError, ProjectError
 from .evaluate import agreement_scores, headline_scores, words_per_second
 from .files import new_folder
+from .footprint import folder_size
 from .onnx_model import OnnxModel
 from .settings import read_settings
 from .shrink import build_smaller, keep_layers, spread_layers
@@ -664,12 +665,11 @@ def _describe(nlp: Language, folder: Path) -> Dict[str, Any]:
     """The size of a pipeline in a folder."""
     (pipe,) = (pipe for _, pipe in nlp.pipeline if isinstance(pipe, BetoTransformer))
     config = pipe.model.shims[0].encoder.config
-    n_bytes = sum(file.stat().st_size for file in Path(folder).rglob("*") if file.is_file())
     return {
         "layers": config.num_hidden_layers,
         "width": config.hidden_size,
         "parameters": _n_parameters(nlp),
-        "megabytes": round(n_bytes / 1e6, 1),
+        "megabytes": round(folder_size(folder) / 1e6, 1),
     }
 
 

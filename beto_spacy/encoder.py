@@ -49,7 +49,7 @@ from .windows import INSIDE_TOKEN, PUNCTUATION, SENTENCE, TOKEN, Window, check_w
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16, "int8": None}
 
-#: Words whose wordpieces are kept, twice: those of late, and those before. The memory of a long stream stays flat.
+#: Words whose wordpieces are kept, twice: those of late, and those before: a long stream has ever new ones.
 _CACHE_SIZE = 15_000
 _CACHED_LENGTH = 64
 

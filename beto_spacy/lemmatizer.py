@@ -171,8 +171,9 @@ class BetoLemmatizer(Pipe):
     def _verb(self, token: Token, found: str) -> str:
         features = token.morph.to_dict()
         parts = split_verb(token.text)  # none but an infinitive or a gerund with pronouns
-        if not parts and ("PrepCase" in features or "Prs" in features.get("PronType", "")):
-            parts = split_verb(token.text, imperative="Imp" in features.get("Mood", ""))
+        has_pronouns = "PrepCase" in features or "Prs" in features.get("PronType", "")
+        if not parts and has_pronouns and "Imp" in features.get("Mood", ""):
+            parts = split_verb(token.text, imperative=True)
         if parts:
             host = parts[0].lower()
             lemma = host if host in self._known["VERB"] else self._infinitive(host, features, found.split(" ")[0])
@@ -210,10 +211,10 @@ class BetoLemmatizer(Pipe):
             return next((w for w in (stem + "o", stem + "e", stem) if exists(w)), found)
         word = form
         for feature, value, other in (("Number", "Plur", _singular), ("Gender", "Fem", _masculine)):
-            if features.get(feature) == value:
-                word = other(word, exists)
-            elif not exists(word) and exists(other(word, exists)):  # the feature was overlooked
-                word = other(word, exists)
+            changed = other(word, exists)
+            overlooked = not exists(word) and exists(changed)
+            if features.get(feature) == value or overlooked:
+                word = changed
         return found if found in known and word not in known else word
 
     # --- files ---

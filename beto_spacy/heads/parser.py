@@ -137,7 +137,7 @@ class BetoDependencyParser(TorchHead):
                     "Put 'beto_senter', or another component that finds sentences, before it.",
                 )
         outputs = self.model.predict(docs)
-        starts = [doc.to_array(["SENT_START"]).astype("i8") == 1 for doc in docs]
+        starts = [_sentence_starts(doc) for doc in docs]
         with torch.inference_mode():
             for batch in _batches(docs, starts, outputs):
                 arcs = score_arcs(batch.projections, batch.words, batch.lengths)
@@ -172,7 +172,7 @@ class BetoDependencyParser(TorchHead):
             if not len(doc):
                 continue
             heads = parse.heads.copy()
-            starts = doc.to_array(["SENT_START"]).astype("i8") == 1
+            starts = _sentence_starts(doc)
             for i in numpy.flatnonzero(parse.labels < 0):  # whitespace
                 before = i - 1 if i and not starts[i] else i + 1
                 heads[i] = before if 0 <= before < len(doc) and not (before > i and starts[before]) else i
@@ -227,7 +227,7 @@ class BetoDependencyParser(TorchHead):
 
         Sentences are those of the documents; labels are compared for the head that the teacher finds most probable.
         """
-        starts = [doc.to_array(["SENT_START"]).astype("i8") == 1 for doc in docs]
+        starts = [_sentence_starts(doc) for doc in docs]
         loss = outputs.tensors[0].new_zeros(())
         for batch, goal in zip(_batches(docs, starts, outputs), _batches(docs, starts, targets)):
             arcs = score_arcs(batch.projections, batch.words, batch.lengths)
@@ -239,6 +239,10 @@ class BetoDependencyParser(TorchHead):
             goal_labels = score_labels(goal.projections, goal.words, heads)
             loss = loss + categorical_divergence(labels, goal_labels, temperature)[is_word].sum()
         return loss
+
+
+def _sentence_starts(doc: Doc) -> numpy.ndarray:
+    return doc.to_array(["SENT_START"]).astype("i8") == 1
 
 
 def _scores_of(arcs: torch.Tensor, rows: List[int]) -> numpy.ndarray:
