@@ -280,6 +280,8 @@ class EncoderShim(TorchShim):
         Returns the hidden states of each. *Shape:* (n_sequences, length, width)
         """
         self.encoder.eval()
+        if isinstance(self.encoder, OnnxModel):
+            return self.encoder.predict(batches)
         with torch.inference_mode(), self._autocast():
             return [self._forward(ids, mask) for ids, mask in batches]
 

@@ -10,9 +10,11 @@ import logging
 import os
 import tempfile
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence
+from typing import Any, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
+import numpy
 import torch
 
 from .errors import EncoderError
@@ -21,6 +23,9 @@ from .errors import EncoderError
 ONNX_FILE = "model.onnx"
 _INPUTS = ("input_ids", "attention_mask")
 _OUTPUT = "last_hidden_state"
+#: Wordpieces, padding included, that one thread computes at a time, or one sequence. Not by how many threads there are:
+#: numbers are quantized by what is computed together, and the annotation shall be the same on any machine.
+_PIECE = 256
 #: Sessions that a forked process has from its parent. To close one would wait for threads that only the parent has.
 _INHERITED: List[Any] = []
 
@@ -41,28 +46,64 @@ class OnnxModel:
     def __init__(self, config: Any, graph: bytes):
         self.config = config
         self.graph = graph
-        self._session: Any = None
-        self._opened_for = (0, 0)  # the process, and how many threads it had
+        self._sessions: Dict[int, Any] = {}  # by how many threads each has
+        self._process = 0  # that opened them
 
     def __call__(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> OnnxOutput:
         """input_ids, attention_mask: int64. *Shape:* (n_sequences, length)"""
-        if self._session is None or self._opened_for != (os.getpid(), torch.get_num_threads()):
-            self._open()
-        found = self._session.run([_OUTPUT], {"input_ids": input_ids.numpy(), "attention_mask": attention_mask.numpy()})
-        return OnnxOutput(torch.from_numpy(found[0]))
+        (found,) = self.predict([(input_ids.numpy(), attention_mask.numpy())])
+        return OnnxOutput(found)
 
-    def _open(self) -> None:
+    def predict(self, batches: Iterable[Tuple[numpy.ndarray, numpy.ndarray]]) -> List[torch.Tensor]:
+        """Run padded batches through the encoder, side by side.
+
+        One thread for each piece of a batch wastes less than all threads on one piece after another, which wait for
+        one another at each of the graph's nodes. They are together on it where there are fewer pieces than threads.
+
+        batches: Ids and mask of each, int64. *Shape:* (n_sequences, length)
+        Returns the hidden states of each. *Shape:* (n_sequences, length, width)
+        """
+        pieces: List[Dict[str, numpy.ndarray]] = []
+        ends = []
+        for batch in batches:
+            n_sequences, length = batch[0].shape
+            step = max(1, _PIECE // max(1, length))
+            pieces += [
+                dict(zip(_INPUTS, (array[first : first + step] for array in batch)))
+                for first in range(0, n_sequences, step)
+            ]
+            ends.append(len(pieces))
+        threads = torch.get_num_threads()
+        together = len(pieces) < threads
+        session = self._session(threads if together else 1)
+
+        def run(piece: Dict[str, numpy.ndarray]) -> torch.Tensor:
+            return torch.from_numpy(session.run([_OUTPUT], piece)[0])
+
+        if together or threads == 1:
+            found = list(map(run, pieces))
+        else:
+            with ThreadPoolExecutor(threads) as pool:
+                found = list(pool.map(run, pieces))
+        return [torch.cat(found[first:last]) for first, last in zip([0, *ends], ends)]
+
+    def _session(self, threads: int) -> Any:
+        if self._process != os.getpid():
+            _INHERITED.extend(self._sessions.values())
+            self._sessions, self._process = {}, os.getpid()
+        if threads not in self._sessions:
+            self._sessions[threads] = self._open(threads)
+        return self._sessions[threads]
+
+    def _open(self, threads: int) -> Any:
         runtime = _import("onnxruntime")
-        if self._session is not None and self._opened_for[0] != os.getpid():
-            _INHERITED.append(self._session)
         options = runtime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        self._opened_for = (os.getpid(), options.intra_op_num_threads)
+        options.intra_op_num_threads = threads
         options.log_severity_level = 3
         # Threads that spin while they wait for work take the time of the heads.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
-            self._session = runtime.InferenceSession(self.graph, options, providers=["CPUExecutionProvider"])
+            return runtime.InferenceSession(self.graph, options, providers=["CPUExecutionProvider"])
         except Exception as error:
             raise EncoderError(
                 "B345",
@@ -108,7 +149,7 @@ class OnnxModel:
 
     def __getstate__(self) -> Dict[str, Any]:
         """A copy, also in another process, opens the graph for itself."""
-        return {**self.__dict__, "_session": None}
+        return {**self.__dict__, "_sessions": {}}
 
 
 def _import(name: str) -> Any:
@@ -176,14 +217,17 @@ class Int8Exporter:
         finally:
             model.config._attn_implementation = attention
             model.train(training)
+        fusions = FusionOptions("bert")
+        fusions.enable_bias_gelu = fusions.enable_bias_skip_layer_norm = False  # 8-bit matrices add biases themselves
         fused = optimizer.optimize_model(
             str(plain),
             model_type="bert",
             num_heads=self.config.num_attention_heads,
             hidden_size=self.config.hidden_size,
-            optimization_options=FusionOptions("bert"),
+            optimization_options=fusions,
             opt_level=0,
         )
+        _spell_out_norms(fused.model)
         fused.save_model_to_file(str(self._fused))
 
     def matrices(self) -> List[str]:
@@ -216,6 +260,57 @@ class Int8Exporter:
                 extra_options={"MatMulConstBOnly": True, "DefaultTensorType": 1},
             )
         return OnnxModel(self.config, dest.read_bytes())
+
+
+def _spell_out_norms(model: Any) -> None:
+    """Replace each layer normalization of a graph by a normalization of its rows, a product and a sum.
+
+    ONNX Runtime has vectorized those for the CPU, and takes them in a quarter of the time.
+
+    model: The ONNX model; changed.
+    """
+    from onnx import helper, numpy_helper
+
+    nodes, widths = [], {tensor.name: tensor.dims[0] for tensor in model.graph.initializer if len(tensor.dims) == 1}
+    constants: Dict[str, numpy.ndarray] = {}
+    for node in model.graph.node:
+        inputs = list(node.input)
+        skips = node.op_type == "SkipLayerNormalization"  # it adds what skipped a layer first
+        settings = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+        weights = inputs[2:] if skips else inputs[1:]
+        if not (
+            (skips or (node.op_type == "LayerNormalization" and settings.get("axis", -1) == -1))
+            and len(weights) == 2
+            and weights[0] in widths
+            and not any(node.output[1:])
+        ):
+            nodes.append(node)
+            continue
+        width = widths[weights[0]]
+        rows = f"rows of {width}"
+        constants.update({"one": numpy.ones(1, "f4"), "zero": numpy.zeros(1, "f4"), rows: numpy.array([-1, 1, width])})
+        names = [f"{node.output[0]} {part}" for part in ("sum", "shape", "rows", "normal rows", "normal", "scaled")]
+        total, shape, flat, normal_rows, normal, scaled = names
+        if skips:
+            nodes.append(helper.make_node("Add", inputs[:2], [total]))
+        else:
+            total = inputs[0]
+        nodes += [
+            helper.make_node("Shape", [total], [shape]),
+            helper.make_node("Reshape", [total, rows], [flat]),
+            helper.make_node(
+                "InstanceNormalization",
+                [flat, "one", "zero"],
+                [normal_rows],
+                epsilon=settings.get("epsilon", 1e-12 if skips else 1e-5),
+            ),
+            helper.make_node("Reshape", [normal_rows, shape], [normal]),
+            helper.make_node("Mul", [normal, weights[0]], [scaled]),
+            helper.make_node("Add", [scaled, weights[1]], [node.output[0]]),
+        ]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    model.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in constants.items())
 
 
 @contextlib.contextmanager

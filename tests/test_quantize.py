@@ -17,6 +17,7 @@ from beto_spacy.errors import EncoderError, FormatError, ProjectError
 from beto_spacy.onnx_model import Int8Exporter, OnnxModel
 from beto_spacy.quantize import quantize_model, render_quantized
 
+onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 NAMES = {"María José": "PER", "Lima": "LOC", "Perú": "LOC", "Montevideo": "LOC", "Banco del Sur": "ORG"}
 
@@ -85,6 +86,33 @@ def test_every_family_can_be_quantized(encoders, family, tmp_path):
     again = load_checkpoint(tmp_path / "int8").model
     assert torch.equal(again(ids, mask).last_hidden_state, small(ids, mask).last_hidden_state)
     assert not before.training and before.config._attn_implementation != "eager"
+
+
+def test_batches_run_side_by_side_give_the_same_with_any_number_of_threads(encoders):
+    small = Int8Exporter(load_checkpoint(encoders["bert"]).model).quantized()
+    chance = numpy.random.default_rng(0)
+    batches = [(chance.integers(6, 60, size), numpy.ones(size, dtype="i8")) for size in ((40, 24), (3, 100), (1, 7))]
+    threads, found = torch.get_num_threads(), []
+    try:
+        for torch_threads in (1, 2, 3, 100):
+            torch.set_num_threads(torch_threads)
+            found.append(small.predict(batches))
+    finally:
+        torch.set_num_threads(threads)
+    assert [tuple(out.shape[:2]) for out in found[0]] == [(40, 24), (3, 100), (1, 7)]
+    for other in found[1:]:
+        for one, out in zip(found[0], other):
+            assert torch.allclose(one, out, atol=1e-5)
+    ids, mask = batches[0]
+    last = small(torch.from_numpy(ids[30:]), torch.from_numpy(mask[30:])).last_hidden_state  # the fourth piece
+    assert torch.allclose(found[0][0][30:], last, atol=1e-5)
+    assert small.predict([]) == []
+
+
+def test_layer_norms_are_spelled_out(encoders):
+    graph = onnx.load_model_from_string(Int8Exporter(load_checkpoint(encoders["bert"]).model).quantized().graph).graph
+    kinds = {node.op_type for node in graph.node}
+    assert "InstanceNormalization" in kinds and not kinds & {"SkipLayerNormalization", "LayerNormalization"}
 
 
 def test_a_pipeline_annotates_as_before(trained, quantized):
