@@ -102,6 +102,7 @@ def make_encoder_tok2vec(
     batch_wordpieces: int = 512,
     precision: str = "fp32",
     attention_dropout: Optional[float] = None,
+    gradient_checkpointing: bool = False,
     grad_factor: float = 1.0,
 ) -> Model[List[Doc], List[Floats2d]]:
     """Build ``beto_spacy.EncoderTok2Vec.v1``: the token vectors of an encoder that the head has for itself.
@@ -109,6 +110,8 @@ def make_encoder_tok2vec(
     It is what `nlp.replace_listeners` puts in the place of a listener. Arguments as in `make_encoder` and
     `make_listener`.
     """
-    encoder = make_encoder(name, window, context, batch_wordpieces, precision, attention_dropout)
+    encoder = make_encoder(
+        name, window, context, batch_wordpieces, precision, attention_dropout, gradient_checkpointing
+    )
     reader = chain(chain(encoder, split_trf_batch()), trfs2arrays(pooling, grad_factor))
     return _make_model(reader)

@@ -40,12 +40,13 @@ context = 0
 batch_wordpieces = 512
 precision = "fp32"
 attention_dropout = null
+gradient_checkpointing = false
 """
 )
 
 
-#: Tokens after which free memory is given back; that takes some milliseconds.
-_TRIM_EVERY = 50_000
+#: Tokens after which free memory is given back. That costs less than can be measured; rarely done, holes spread.
+_TRIM_EVERY = 2_000
 _C_LIBRARY = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 

@@ -17,7 +17,8 @@ from transformers import AutoModel, AutoTokenizer, BertConfig, BertForMaskedLM, 
 
 from beto_spacy import checkpoint
 from beto_spacy.checkpoint import load_checkpoint, sequence_limit
-from beto_spacy.encoder import Wordpieces, make_encoder
+from beto_spacy.dropout import CpuDropout
+from beto_spacy.encoder import DocGradients, Wordpieces, make_encoder
 from beto_spacy.errors import BetoError, EncoderError, ProjectError
 from beto_spacy.listener import make_listener
 from beto_spacy.vocabulary import build_encoder
@@ -421,3 +422,56 @@ def test_attention_dropout_that_cannot_be(encoders):
         make_encoder("x", attention_dropout=1.0)
     with pytest.raises(EncoderError, match="B329"):
         checkpoint.set_attention_dropout(torch.nn.Sequential(torch.nn.Dropout(0.1)), 0.0)
+
+
+def test_dropout_by_bits_is_dropout():
+    torch.manual_seed(0)
+    layer, values = CpuDropout(0.1), torch.ones(30, 1001, requires_grad=True)
+    out = layer(values)
+    assert sorted(out.unique().tolist()) == pytest.approx([0.0, 1 / 0.9], rel=1e-4)
+    assert (out == 0).float().mean().item() == pytest.approx(0.1, abs=0.01)
+    assert (out == 0).float().mean(0).std() < 0.08  # everywhere
+    out.sum().backward()
+    assert torch.equal(values.grad, out.detach())
+    assert not torch.equal(layer(values), out)
+    torch.manual_seed(0)
+    assert torch.equal(layer(values), out)
+    assert torch.equal(layer.eval()(values), values)
+    for p in (0.0, 1.0):
+        assert torch.equal(CpuDropout(p)(values), (1 - p) * values)
+
+
+def test_dropout_is_quick_everywhere_in_an_encoder(encoders):
+    model = make_encoder(encoders["bert"])
+    model.initialize()
+    layers = [m for m in model.shims[0].encoder.modules() if isinstance(m, torch.nn.Dropout)]
+    assert layers and all(type(m) is CpuDropout for m in layers)
+
+
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family != "albert"])
+def test_layers_computed_again_give_the_same_gradients(encoders, family):
+    nlp = spacy.blank("es")
+    docs = [nlp(text) for text in SENTENCES]
+    gradients, kept = [], []
+    for again in (False, True):
+        model = make_encoder(encoders[family], gradient_checkpointing=again, batch_wordpieces=40)
+        model.initialize()
+        torch_model = model.shims[0].encoder
+        torch.manual_seed(1)
+        sizes = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda x, n=sizes: n.append(x.numel()) or x, lambda x: x):
+            batch, backprop = model(docs, is_train=True)
+        features = [data.model_output.last_hidden_state for data in batch.doc_data]
+        backprop(DocGradients([numpy.ones_like(x) for x in features]))
+        gradients.append({name: p.grad for name, p in torch_model.named_parameters() if p.grad is not None})
+        kept.append(sum(sizes))
+    assert gradients[0].keys() == gradients[1].keys() and gradients[0]
+    for name, gradient in gradients[0].items():
+        assert torch.allclose(gradient, gradients[1][name], atol=1e-4), name
+    assert kept[1] < kept[0] / 2
+
+
+def test_an_encoder_whose_layers_cannot_be_computed_again(encoders):
+    model = make_encoder(encoders["albert"], gradient_checkpointing=True)
+    with pytest.raises(EncoderError, match="B331"):
+        model.initialize()
