@@ -2,9 +2,10 @@
 
 from contextlib import contextmanager
 from copy import deepcopy
-from typing import Any, Dict, Iterator, Tuple
+from typing import Any, Callable, Dict, Iterator, Tuple
 
 import safetensors.torch
+import torch
 from thinc.api import Optimizer, PyTorchShim, get_torch_default_device, torch2xp, xp2torch
 
 from .errors import EncoderError
@@ -25,6 +26,21 @@ class TorchShim(PyTorchShim):
     def set_module(self, module: Any) -> None:
         """Put a module in, on the device that thinc's current ops stand for."""
         self._model = module.to(get_torch_default_device())
+
+    def __call__(self, inputs: Any, is_train: bool) -> Tuple[Any, Callable[..., Any]]:
+        """Run the module. Returns what it gave, and a callback for the gradients of that.
+
+        Without oneDNN: it keeps what it prepares, for each of a thousand shapes of late, and with texts each batch has
+        another. In a long stream, and in training, that comes to gigabytes. Of our layers only GELU goes that way.
+        """
+        with torch.backends.mkldnn.flags(enabled=False):
+            outputs, backprop = super().__call__(inputs, is_train)
+
+        def backprop_likewise(gradients: Any) -> Any:
+            with torch.backends.mkldnn.flags(enabled=False):
+                return backprop(gradients)
+
+        return outputs, backprop_likewise
 
     def named_parameters(self) -> Iterator[Tuple[str, Any]]:
         """The module's weights by name; none if there is no module yet."""

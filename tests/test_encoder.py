@@ -475,3 +475,19 @@ def test_an_encoder_whose_layers_cannot_be_computed_again(encoders):
     model = make_encoder(encoders["albert"], gradient_checkpointing=True)
     with pytest.raises(EncoderError, match="B331"):
         model.initialize()
+
+
+def test_onednn_keeps_nothing_of_the_shapes_of_batches(encoders):
+    model = make_encoder(encoders["bert"])
+    model.initialize()
+    seen = []
+    for layer in model.shims[0].encoder.encoder.layer:
+        layer.register_forward_hook(lambda *found: seen.append(torch.backends.mkldnn.enabled))
+        layer.register_full_backward_hook(lambda *found: seen.append(torch.backends.mkldnn.enabled))
+    before = torch.backends.mkldnn.enabled
+    docs = [spacy.blank("es")(text) for text in SENTENCES]
+    batch, backprop = model(docs, is_train=True)
+    forward = len(seen)
+    backprop(DocGradients([numpy.ones_like(data.model_output.last_hidden_state) for data in batch.doc_data]))
+    model.predict(docs)
+    assert 0 < forward < len(seen) and not any(seen) and torch.backends.mkldnn.enabled == before
