@@ -11,6 +11,21 @@ from thinc.api import Optimizer, PyTorchShim, get_torch_default_device, torch2xp
 from .errors import EncoderError
 
 
+@contextmanager
+def _without_onednn() -> Iterator[None]:
+    """Have torch do without oneDNN for as long as the context lasts.
+
+    It keeps what it prepared for each of a thousand shapes of late; with texts, each batch has another, and a long
+    stream grows. Of our layers only GELU would go that way, and is about as quick without.
+    """
+    before = torch.backends.mkldnn.enabled
+    torch.backends.mkldnn.enabled = False
+    try:
+        yield
+    finally:
+        torch.backends.mkldnn.enabled = before
+
+
 class TorchShim(PyTorchShim):
     """Holds a torch module, updates its weights with a thinc optimizer, and saves them as safetensors.
 
@@ -28,19 +43,11 @@ class TorchShim(PyTorchShim):
         self._model = module.to(get_torch_default_device())
 
     def __call__(self, inputs: Any, is_train: bool) -> Tuple[Any, Callable[..., Any]]:
-        """Run the module. Returns what it gave, and a callback for the gradients of that.
-
-        Without oneDNN: it keeps what it prepares, for each of a thousand shapes of late, and with texts each batch has
-        another. In a long stream, and in training, that comes to gigabytes. Of our layers only GELU goes that way.
-        """
-        with torch.backends.mkldnn.flags(enabled=False):
-            outputs, backprop = super().__call__(inputs, is_train)
-
-        def backprop_likewise(gradients: Any) -> Any:
-            with torch.backends.mkldnn.flags(enabled=False):
-                return backprop(gradients)
-
-        return outputs, backprop_likewise
+        """Run the module. Returns what it gave, and a callback for the gradients of that."""
+        if is_train:
+            return super().__call__(inputs, is_train)
+        with _without_onednn():
+            return super().__call__(inputs, is_train)
 
     def named_parameters(self) -> Iterator[Tuple[str, Any]]:
         """The module's weights by name; none if there is no module yet."""

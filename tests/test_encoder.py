@@ -4,6 +4,7 @@ import json
 import random
 import shutil
 import unicodedata
+import warnings
 from pathlib import Path
 
 import numpy
@@ -477,17 +478,18 @@ def test_an_encoder_whose_layers_cannot_be_computed_again(encoders):
         model.initialize()
 
 
-def test_onednn_keeps_nothing_of_the_shapes_of_batches(encoders):
+def test_prediction_goes_without_onednn(encoders):
     model = make_encoder(encoders["bert"])
     model.initialize()
     seen = []
     for layer in model.shims[0].encoder.encoder.layer:
         layer.register_forward_hook(lambda *found: seen.append(torch.backends.mkldnn.enabled))
-        layer.register_full_backward_hook(lambda *found: seen.append(torch.backends.mkldnn.enabled))
     before = torch.backends.mkldnn.enabled
-    docs = [spacy.blank("es")(text) for text in SENTENCES]
-    batch, backprop = model(docs, is_train=True)
-    forward = len(seen)
-    backprop(DocGradients([numpy.ones_like(data.model_output.last_hidden_state) for data in batch.doc_data]))
-    model.predict(docs)
-    assert 0 < forward < len(seen) and not any(seen) and torch.backends.mkldnn.enabled == before
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.predict([spacy.blank("es")(text) for text in SENTENCES])
+    assert seen and not any(seen) and torch.backends.mkldnn.enabled == before
+    model.shims[0].encoder.register_forward_pre_hook(lambda *found: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        model.predict([spacy.blank("es")("Lima")])
+    assert torch.backends.mkldnn.enabled == before
