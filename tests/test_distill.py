@@ -351,7 +351,7 @@ def untouched(teacher, texts, tmp_path_factory):
 def test_a_student_learns(student, untouched):
     before, after = untouched[1]["losses"], student[1]["losses"]
     assert set(before) == set(after) == {"hidden states", *HEADS}
-    assert after["hidden states"] < 0.7 * before["hidden states"] and sum(after.values()) < 0.7 * sum(before.values())
+    assert after["hidden states"] < 0.7 * before["hidden states"] and sum(after.values()) < 0.85 * sum(before.values())
     assert min(student[1]["agreement"].values()) > 80 and len(student[1]["agreement"]) >= 8
     assert student[1]["learned"] == dict.fromkeys(HEADS, "probabilities")
 
