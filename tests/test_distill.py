@@ -117,7 +117,7 @@ def teacher(encoder, tmp_path_factory):
     nlp.add_pipe("beto_textcat", name="textcat")
     nlp.add_pipe("beto_textcat", name="topics", config={"exclusive": False, "threshold": 0.4})
     nlp.add_pipe("doc_cleaner")
-    train(nlp, textcat=["question", "statement"], topics=["long"])
+    train(nlp, steps=80, textcat=["question", "statement"], topics=["long"])
     nlp.get_pipe("topics").cfg.update(thresholds={"long": 0.6}, temperature=1.5)
     nlp.meta["performance"] = {"tag_acc": 1.0}
     folder = tmp_path_factory.mktemp("teacher") / "model"
@@ -351,9 +351,8 @@ def untouched(teacher, texts, tmp_path_factory):
 def test_a_student_learns(student, untouched):
     before, after = untouched[1]["losses"], student[1]["losses"]
     assert set(before) == set(after) == {"hidden states", *HEADS}
-    assert after["hidden states"] < 0.7 * before["hidden states"] and sum(after.values()) < 0.85 * sum(before.values())
-    agreement = sorted(student[1]["agreement"].values())
-    assert agreement[0] > 40 and agreement[1] > 80 and len(agreement) >= 8  # entities are few: one weighs much
+    assert after["hidden states"] < 0.7 * before["hidden states"] and sum(after.values()) < 0.7 * sum(before.values())
+    assert min(student[1]["agreement"].values()) > 80 and len(student[1]["agreement"]) >= 8
     assert student[1]["learned"] == dict.fromkeys(HEADS, "probabilities")
 
 
