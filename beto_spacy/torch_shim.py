@@ -16,7 +16,7 @@ def _without_onednn() -> Iterator[None]:
     """Have torch do without oneDNN for as long as the context lasts.
 
     It keeps what it prepared for each of a thousand shapes of late; with texts, each batch has another, and a long
-    stream grows. Of our layers only GELU would go that way; it takes half as long again without, a hundredth of a layer.
+    stream grows. Of our layers only GELU would go that way; without, it takes half as long again, 1% of a layer.
     """
     before = torch.backends.mkldnn.enabled
     torch.backends.mkldnn.enabled = False
