@@ -65,9 +65,20 @@ class TorchShim(PyTorchShim):
                     torch2xp(parameter.grad),
                     lr_scale=self.learn_rate_factor,
                 )
-                parameter.data = xp2torch(weights, requires_grad=True, device=parameter.device)
+                self._set_weights(parameter, weights)
             parameter.grad.zero_()
         self._grad_scaler.update()
+
+    @staticmethod
+    def _set_weights(parameter: torch.Tensor, weights: Any) -> None:
+        """Set a parameter to what an optimizer made of its weights, which most do in place.
+
+        A tensor made of that array would hold the array, which holds the tensor that it was made of: one more each
+        update, between whose places in memory the room for activations no longer fits.
+        """
+        new = xp2torch(weights, device=parameter.device)
+        if new.data_ptr() != parameter.data_ptr():
+            parameter.data.copy_(new)
 
     @contextmanager
     def use_params(self, params: Dict[Any, Any]) -> Iterator[None]:

@@ -1,5 +1,6 @@
 """The component: training through every head, saving, loading, long streams, and failing loudly."""
 
+import gc
 import pickle
 import subprocess
 import sys
@@ -447,6 +448,33 @@ def test_averages_hold_the_encoder_too(encoders):
         numpy.testing.assert_array_equal(weights.numpy(), optimizer.averages.get((shim.id, name), before[name].numpy()))
     after = encoder_weights(nlp)
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_weights_stay_where_they_are_when_they_are_updated(encoders):
+    nlp = make_nlp(encoders["bert"], heads=["tagger"])
+    examples = examples_of(nlp, gold_docs(nlp.vocab))
+    nlp.initialize(lambda: examples)
+    shim = nlp.get_pipe("transformer").model.shims[0]
+
+    def places():
+        return {name: p.data_ptr() for name, p in shim.named_parameters()}
+
+    def n_tensors():
+        gc.collect()
+        return sum(issubclass(type(thing), torch.Tensor) for thing in gc.get_objects())
+
+    optimizer = Adam(0.01)
+    for _ in range(2):
+        nlp.update(examples, sgd=optimizer)
+    where, weights, n = places(), encoder_weights(nlp), n_tensors()
+    for _ in range(3):
+        nlp.update(examples, sgd=optimizer)
+    assert places() == where and n_tensors() <= n
+    assert any(not torch.equal(weights[name], now) for name, now in encoder_weights(nlp).items())
+    # an optimizer that gives other arrays is believed all the same
+    nlp.update(examples, sgd=lambda key, weights, gradient, lr_scale=1.0: (weights * 0.0 + 0.5, gradient))
+    assert places() == where
+    assert {float(w.min()) for w in encoder_weights(nlp).values()} == {0.5}
 
 
 def test_a_copy_of_the_encoder_is_another_to_the_optimizer(trained):
