@@ -42,9 +42,12 @@ def main() -> None:
 @click.argument("sources", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.argument("dest", type=click.Path(path_type=Path))
 @click.option("--format", help="conllu, iob, brat, jsonl, csv, tsv, lines or squad; detected if not given.")
-@click.option("--n-sents", type=int, help="Sentences a document; by default 10 for CoNLL-U and 1 otherwise.")
+@click.option(
+    "--n-sents", type=int, help="Sentences a document; by default 10 for CoNLL-U and with --sentences, else 1."
+)
 @click.option("--slice", help="Take some records only: start:stop[:step], or !start:stop[:step] for all the others.")
 @click.option("--no-final-punctuation", is_flag=True, help="Leave out the marks that end sentences.")
+@click.option("--sentences", is_flag=True, help="Keep only where sentences start, and only sentences that look whole.")
 @click.option("--encoding", default="utf-8", show_default=True)
 @click.option("--lang", default="es", show_default=True, help="Whose tokenizer splits texts that have no tokens.")
 @click.option("--strict", is_flag=True, help="Fail on anything that would only be reported.")

@@ -216,6 +216,7 @@ class ConvertReport:
     labels: For each layer with labels, how often each one was seen.
     problems: What was left out.
     limit_problems: How many of them the text lists.
+    left_out: Records that didn't look like whole sentences, where only such were asked for.
     """
 
     sources: List[str]
@@ -227,11 +228,14 @@ class ConvertReport:
     labels: Dict[str, Dict[str, int]] = field(default_factory=dict)
     problems: List[Problem] = field(default_factory=list)
     limit_problems: int = 10
+    left_out: int = 0
 
     def __str__(self) -> str:
         lines = [f"{', '.join(self.sources)} -> {self.dest}"]
         sentences = f"{self.sentences} sentences" if self.sentences else "no sentence boundaries"
         lines.append(f"{self.documents} documents, {sentences}, {self.tokens} tokens")
+        if self.left_out:
+            lines.append(f"{self.left_out} records don't look like whole sentences and were left out")
         for layer, count in self.layers.items():
             if layer == "questions":
                 lines.append(f"questions: {count}")
@@ -264,6 +268,7 @@ def convert(
     strict: bool = False,
     limit_problems: int = 10,
     final_punctuation: bool = True,
+    sentences: bool = False,
     **options: Any,
 ) -> ConvertReport:
     """Turn corpus files into one DocBin. The same input gives the same bytes.
@@ -271,7 +276,7 @@ def convert(
     source: One path or several, whose records follow one another.
     dest: The `.spacy` file. It is replaced only by a complete one, and untouched if anything fails.
     format: A key of `formats.FORMATS`; None detects it, for each source.
-    n_sents: Sentences a document; None means 10 for CoNLL-U, 1 for everything else.
+    n_sents: Sentences a document; None means 10 for CoNLL-U and with ``sentences``, 1 for everything else.
     slice: Which records to take, before sentences are joined: "start:stop[:step]" as in Python, or with a "!" before
         it all the others.
     lang: Language whose tokenizer splits texts that have no tokens.
@@ -279,6 +284,9 @@ def convert(
     strict: Raise if any annotation would be left out.
     limit_problems: How many problems the report's text lists; the report holds all.
     final_punctuation: Keep the marks that end sentences; without them the corpus tests what depends on them.
+    sentences: Only teach where sentences start: keep no other annotation, and only sentences that look whole (three
+        tokens, a final mark at the end, none that belongs to something before at the beginning). Corpora of entities
+        cut headlines, datelines and their dashes off as sentences; where one was left out, a document ends.
     options: Of the format, see `formats.read_records`.
     RETURNS: The report.
     Raises FormatError for sources that don't follow their format; CorpusError B201 (no source), B203, B204 (slice),
@@ -293,7 +301,7 @@ def convert(
     if dest.suffix != ".spacy":
         raise CorpusError("B207", "The result is a file that ends in .spacy.", "Name it so.", path=dest)
     bounds = _parse_slice(slice)
-    formats, n_sents = _settle(paths, format, n_sents, options)
+    formats, n_sents = _settle(paths, format, n_sents, options, sentences)
     nlp = _blank(lang)
     report = ConvertReport([str(path) for path in paths], str(dest), limit_problems=limit_problems)
     records = _read_sources(paths, formats, encoding, report.problems.append, options)
@@ -308,6 +316,13 @@ def convert(
         questions = {q["id"] for i in chosen for q in records[i].questions or ()} if report.problems else set()
         report.problems[:] = [problem for problem in report.problems if problem.id in kept | questions]
         records = [records[i] for i in sorted(chosen)]
+    if records and sentences:
+        whole = _only_sentences(records)
+        report.left_out = len(records) - len(whole)
+        if not whole:
+            what = f"There is nothing to write: none of {len(records)} records looks like a whole sentence."
+            raise CorpusError("B205", what, "Check the source, or convert without sentences.", path=paths[0])
+        records = whole
     if not records:
         what = "There is nothing to write" + (f": the slice {slice} takes no record." if slice else ".")
         raise CorpusError("B205", what, "Check the source and the slice.", path=paths[0])
@@ -348,7 +363,7 @@ def _is_brat(folder: Path) -> bool:
 
 
 def _settle(
-    paths: List[Path], format: Optional[str], n_sents: Optional[int], options: Dict[str, Any]
+    paths: List[Path], format: Optional[str], n_sents: Optional[int], options: Dict[str, Any], sentences: bool = False
 ) -> Tuple[List[str], int]:
     """The format of each source, and the sentences a document. Raises CorpusError B203."""
     if format is None and not options.get("labels_path"):
@@ -356,10 +371,10 @@ def _settle(
     else:
         formats = [format or "lines"] * len(paths)
     if n_sents is None:
-        n_sents = 10 if set(formats) == {"conllu"} else 1
-    elif n_sents > 1 and set(formats) - {"conllu", "iob"}:
+        n_sents = 10 if sentences or set(formats) == {"conllu"} else 1
+    if n_sents > 1 and set(formats) - {"conllu", "iob"}:
         what = f"The format {'/'.join(sorted(set(formats)))} has whole texts; only sentences can be joined."
-        raise CorpusError("B203", what, "Leave n_sents out.")
+        raise CorpusError("B203", what, "Leave out what asks for sentences.")
     elif n_sents < 1:
         raise CorpusError("B203", f"Documents of {n_sents} sentences can't be made.", "Give n_sents of 1 or more.")
     return formats, n_sents
@@ -368,6 +383,26 @@ def _settle(
 def _make_docs(records: List[Record], nlp: Language, n_sents: int, on_problem: OnProblem) -> Iterator[Doc]:
     docs = (record_to_doc(record, nlp, on_problem=on_problem, trailing_space=True) for record in records)
     return group_docs(docs, n_sents, newdocs=[record.newdoc for record in records])
+
+
+#: What ends a sentence, also as the end of a longer token; and what belongs to something before it.
+_FINAL = tuple('.?!"…”»)')
+_CONTINUES = frozenset("-–—.),;:")
+
+
+def _only_sentences(records: Iterable[Record]) -> List[Record]:
+    """The records that look like whole sentences, with their boundaries only; before others, documents end."""
+    kept, apart = [], False
+    for record in records:
+        words = record.words or []
+        if len(words) < 3 or words[0] in _CONTINUES or not words[-1].endswith(_FINAL):
+            apart = True
+            continue
+        starts = [i == 0 for i in range(len(words))]
+        where = (record.id, record.path, record.line, record.text)
+        kept.append(Record(*where, words, record.spaces, sent_starts=starts, newdoc=record.newdoc or apart))
+        apart = False
+    return kept
 
 
 def _blank(lang: str) -> Language:

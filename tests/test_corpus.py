@@ -181,6 +181,38 @@ def docs_of(nlp, path, **options):
     return [record_to_doc(r, nlp, trailing_space=True) for r in read_records(path, **options)]
 
 
+def test_whole_sentences_only(nlp, tmp_path):
+    odd = ["- O", "Madrid B-LOC\n, O\n10 O", ". O\nY O\n. O"]  # a dash, a dateline, what belongs to something before
+    whole = iob(TEXTS[:1]).replace(" NP", "").replace(" VMI", "").replace(" Fp", "").strip()
+    source = tmp_path / "x.iob"
+    source.write_text("\n\n".join([whole, whole, odd[0], whole, odd[1], odd[2], whole, whole, whole]) + "\n", "utf8")
+    report = convert(source, tmp_path / "x.spacy", sentences=True)
+    docs = list(read_docs(tmp_path / "x.spacy", nlp.vocab))
+    assert [doc.text for doc in docs] == ["Ana ríe. Ana ríe.", "Ana ríe.", "Ana ríe. Ana ríe. Ana ríe."]
+    assert [[sentence.text for sentence in doc.sents] for doc in docs] == [["Ana ríe."] * n for n in (2, 1, 3)]
+    assert not any(doc.has_annotation(layer) for doc in docs for layer in LAYERS)
+    assert (report.left_out, report.sentences, report.documents) == (3, 6, 3)
+    assert "3 records don't look like whole sentences" in str(report)
+    convert(source, tmp_path / "x.spacy", sentences=True, n_sents=2)
+    assert [len(list(doc.sents)) for doc in read_docs(tmp_path / "x.spacy", nlp.vocab)] == [2, 1, 2, 1]
+
+
+def test_whole_sentences_of_a_treebank(nlp, files, tmp_path):
+    convert(files["conllu"], tmp_path / "s.spacy", sentences=True)
+    (doc,) = read_docs(tmp_path / "s.spacy", nlp.vocab)
+    assert [sentence.text for sentence in doc.sents] == TEXTS
+    assert not any(doc.has_annotation(layer) for layer in LAYERS)
+
+
+@pytest.mark.parametrize("content, code", [("- O\n\nSí O\n", "B205"), ("1\tMuy bien\tP\n", "B203")])
+def test_whole_sentences_where_there_are_none(tmp_path, content, code):
+    source = tmp_path / ("x.tsv" if "\t" in content else "x.iob")
+    source.write_text(content, "utf8")
+    with pytest.raises(CorpusError, match=code):
+        convert(source, tmp_path / "x.spacy", sentences=True)
+    assert not (tmp_path / "x.spacy").exists()
+
+
 @pytest.mark.parametrize("n_sents, sizes", [(1, [1, 1, 1, 1]), (3, [3, 1]), (10, [4])])
 def test_groups_keep_everything(nlp, files, n_sents, sizes):
     singles = docs_of(nlp, files["conllu"])

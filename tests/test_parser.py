@@ -1,5 +1,6 @@
 """Dependencies and sentences: learned, saved, and what happens at the edges."""
 
+import numpy
 import pytest
 import spacy
 import torch
@@ -10,7 +11,7 @@ from thinc.api import Adam
 from beto_spacy.errors import CorpusError
 from beto_spacy.heads import biaffine
 from beto_spacy.heads.parser import _MOST_WORDS
-from beto_spacy.heads.senter import _SHAPES, token_shapes
+from beto_spacy.heads.senter import _SHAPES, _WINDOW, token_shapes
 
 CNN = {
     "@architectures": "spacy.HashEmbedCNN.v2",
@@ -154,15 +155,25 @@ def test_sentences_that_are_there_are_kept(trained):
 def test_the_shapes_of_words(trained):
     nlp = trained
     docs = [nlp.make_doc("Vino J. Paz (hoy)."), nlp.make_doc(""), nlp.make_doc("¿ALTO? 12")]
-    shapes = token_shapes(docs)
-    assert shapes.shape == (sum(map(len, docs)), len(_SHAPES)) and set(shapes.ravel()) == {0.0, 1.0}
-    of = dict(zip([token.text for doc in docs for token in doc], shapes.astype(bool).tolist()))
+    seen = token_shapes(docs)
+    assert seen.shape == (sum(map(len, docs)), len(_WINDOW) * len(_SHAPES)) and set(seen.ravel()) == {0.0, 1.0}
+    shapes = seen.reshape(len(seen), len(_WINDOW), len(_SHAPES)).astype(bool)
+    own = shapes[:, _WINDOW.index(0)]
+    of = dict(zip([token.text for doc in docs for token in doc], own.tolist()))
     known = "lower title upper digit space stop dots ask comma colon open close quote dash dotted initial 1 2 3 long"
-    found = {word: {name for name, holds in zip(known.split(), row) if holds} for word, row in of.items()}
+    found = {word: {name for name, holds in zip(known.split(), row, strict=True) if holds} for word, row in of.items()}
     assert found["J."] == {"title", "dotted", "initial", "2"}
     assert found["("] == {"open", "1"} and found["¿"] == {"open", "1"} and found["?"] == {"ask", "1"}
     assert found["hoy"] == {"lower", "3"} and found["ALTO"] == {"upper"} and found["12"] == {"digit", "2"}
-    assert token_shapes([docs[1]]).shape == (0, len(_SHAPES))
+    assert token_shapes([docs[1]]).shape == (0, seen.shape[1])
+    # what is beside a token, within its document
+    start = 0
+    for doc in docs:
+        for i in range(len(doc)):
+            for place, offset in enumerate(_WINDOW):
+                there = own[start + i + offset] if 0 <= i + offset < len(doc) else numpy.zeros(len(_SHAPES), bool)
+                numpy.testing.assert_array_equal(shapes[start + i, place], there)
+        start += len(doc)
 
 
 def test_sentences_do_not_depend_on_the_documents_beside(trained):

@@ -15,13 +15,13 @@ from thinc.types import Floats2d
 
 from ..divergence import binary_divergence
 from .base import TorchHead, default_model
-from .layer import Outputs, make_torch_layer
+from .layer import Outputs, document_lengths, make_torch_layer
 
 _DEFAULT_MODEL = default_model("beto_spacy.SentenceStarts.v1", hidden_width=64, dropout=0.1)
 
 
 class SentenceStarts(torch.nn.Module):
-    """One number for each token, from its vector and its shape, and from those of the token before it.
+    """One number for each token, from its vector and that of the token before it, and from the shapes around them.
 
     The vectors know what the words mean; that an initial or a bracket ends no sentence is quicker learned from shapes.
 
@@ -36,21 +36,21 @@ class SentenceStarts(torch.nn.Module):
         self.dropout = torch.nn.Dropout(dropout)
         self.this = torch.nn.Linear(width, hidden_width)
         self.before = torch.nn.Linear(width, hidden_width, bias=False)
-        self.shape_of_this = torch.nn.Linear(len(_SHAPES), hidden_width, bias=False)
-        self.shape_before = torch.nn.Linear(len(_SHAPES), hidden_width, bias=False)
+        self.shapes = torch.nn.Linear(len(_WINDOW) * len(_SHAPES), hidden_width, bias=False)
         self.score = torch.nn.Linear(hidden_width, 1)
 
     def forward(self, vectors: torch.Tensor, shapes: torch.Tensor) -> Sequence[torch.Tensor]:
         """vectors, shapes: Of the documents in a row; whatever is before a document is of no matter, since it starts
-        with a sentence. *Shape:* (n_tokens, width) and (n_tokens, number of shapes). Returns a tuple of one tensor.
-        *Shape:* (n_tokens,)
+        with a sentence. *Shape:* (n_tokens, width), and that of `token_shapes`. Returns a tuple of one tensor. *Shape:*
+        (n_tokens,)
         """
         vectors = self.dropout(vectors)
-        shapes = shapes * _SHAPE_SCALE
-        hidden = self.this(vectors) + self.shape_of_this(shapes)
-        hidden = hidden + (self.before(vectors) + self.shape_before(shapes)).roll(1, dims=0)
+        hidden = self.this(vectors) + self.before(vectors).roll(1, dims=0) + self.shapes(shapes * _SHAPE_SCALE)
         return (self.score(torch.nn.functional.gelu(hidden))[:, 0],)
 
+
+#: The tokens whose shapes are seen, counted from the one that may start a sentence.
+_WINDOW = (-3, -2, -1, 0, 1, 2)
 
 #: The shapes are plain, and the optimizer's steps of one size: scaled up, they are learned some times faster.
 _SHAPE_SCALE = 20.0
@@ -86,15 +86,22 @@ def _shape(word: str) -> Tuple[bool, ...]:
 
 
 def token_shapes(docs: Sequence[Doc]) -> numpy.ndarray:
-    """What can be seen of the tokens of documents in a row without reading them: case, length, punctuation.
+    """What can be seen of the tokens around each token without reading them: case, length, punctuation.
 
-    Returns numbers 0 and 1. *Shape:* (n_tokens, number of shapes)
+    Returns numbers 0 and 1 of documents in a row, 0 for what would be outside of a document. *Shape:* (n_tokens, tokens
+    of the window * number of shapes)
     """
     keys = numpy.concatenate([doc.to_array([ORTH]).reshape(-1) for doc in docs])
     words, places = numpy.unique(keys, return_inverse=True)
     strings = docs[0].vocab.strings
-    shapes = numpy.asarray([_shape(strings[word]) for word in words], dtype="f").reshape(len(words), len(_SHAPES))
-    return shapes[places]
+    shapes = numpy.zeros((len(words) + 1, len(_SHAPES)), dtype="f")
+    for row, word in zip(shapes, words):
+        row[:] = _shape(strings[word])
+    gap = max(map(abs, _WINDOW))  # of nothing, between documents
+    at = numpy.arange(len(keys)) + gap * (1 + numpy.repeat(numpy.arange(len(docs)), document_lengths(docs)))
+    row_of = numpy.full(len(keys) + gap * (len(docs) + 1), len(words))
+    row_of[at] = places.reshape(-1)
+    return shapes[row_of[at[:, None] + numpy.asarray(_WINDOW)]].reshape(len(keys), len(_WINDOW) * len(_SHAPES))
 
 
 def make_sentence_starts(
