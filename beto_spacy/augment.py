@@ -1,7 +1,7 @@
-"""Training documents as people write them: with other punctuation at the end of a sentence, or with none.
+"""Training documents as people write them: without the punctuation that ends a sentence.
 
 A model that only ever saw sentences that end with a full stop takes the full stop for the end. In headlines, lists and
-messages there is none; and who learns from news has hardly seen a question.
+messages there is none.
 """
 
 import random
@@ -16,8 +16,6 @@ from spacy.training import Example
 from .errors import CorpusError
 
 _FINAL = frozenset(".…!?") | {"...", "..", "?!", "!?"}
-#: What takes the place of a full stop, as often as it stands here.
-_OTHER_FINAL = ("?", "?", "?", "!", "!", "...")
 #: What says that a document has a layer, how a token is asked for it, and what `Doc` calls it.
 _LAYERS = (
     ("TAG", "tag_", "tags"),
@@ -34,52 +32,18 @@ def make_final_punctuation_augmenter(level: float, share: float = 0.5) -> Callab
     level: How many of the documents lose final punctuation, 0 to 1.
     share: How many sentences of such a document do.
     """
-    return _augmenter(without_final_punctuation, level, share)
-
-
-def make_final_mark_augmenter(level: float, share: float = 0.1) -> Callable[..., Iterator[Example]]:
-    """Build ``beto_spacy.vary_final_punctuation.v1``, an augmenter for the readers of training corpora.
-
-    level: In how many of the documents final full stops become other marks, 0 to 1.
-    share: How many full stops of such a document do.
-    """
-    return _augmenter(with_other_final_marks, level, share)
-
-
-def _augmenter(change: Callable[..., Doc], level: float, share: float) -> Callable[..., Iterator[Example]]:
     if not (0.0 <= level <= 1.0 and 0.0 <= share <= 1.0):
         raise CorpusError("B270", f"{level} and {share} are no shares.", "Give numbers from 0 to 1.")
-    return partial(_augment, change=change, level=level, share=share)
+    return partial(_augment, level=level, share=share)
 
 
-def _augment(
-    nlp: Language, example: Example, *, change: Callable[..., Doc], level: float, share: float
-) -> Iterator[Example]:
+def _augment(nlp: Language, example: Example, *, level: float, share: float) -> Iterator[Example]:
     if random.random() < level:
-        doc = change(example.reference, share=share)
+        doc = without_final_punctuation(example.reference, share=share)
         if doc is not example.reference:
             yield Example(nlp.make_doc(doc.text), doc)
             return
     yield example
-
-
-def with_other_final_marks(doc: Doc, *, share: float = 1.0) -> Doc:
-    """A document in which full stops that end sentences have become ``?``, ``!`` or ``...``.
-
-    doc: With sentences, and with no other annotation, which would be that of a full stop. With more, or with nothing to
-        change, it's returned itself.
-    share: How many of the full stops become another mark, by chance (`random`); 1 for all.
-    """
-    annotated = any(doc.has_annotation(layer) for layer, _, _ in (*_LAYERS, ("ENT_IOB", "", "")))
-    if annotated or doc.cats or doc.spans or not doc.has_annotation("SENT_START"):
-        return doc
-    words = [token.text for token in doc]
-    stops = [sentence[-1].i for sentence in doc.sents if sentence[-1].text == "." and len(sentence) > 1]
-    chosen = [i for i in stops if share >= 1.0 or random.random() < share]
-    for i in chosen:
-        words[i] = random.choice(_OTHER_FINAL)
-    spaces = [bool(token.whitespace_) for token in doc]
-    return Doc(doc.vocab, words, spaces, sent_starts=[t.is_sent_start for t in doc]) if chosen else doc
 
 
 def without_final_punctuation(doc: Doc, *, share: float = 1.0) -> Doc:

@@ -7,12 +7,7 @@ import spacy
 from spacy.tokens import Doc
 from spacy.training import Example
 
-from beto_spacy.augment import (
-    make_final_mark_augmenter,
-    make_final_punctuation_augmenter,
-    with_other_final_marks,
-    without_final_punctuation,
-)
+from beto_spacy.augment import make_final_punctuation_augmenter, without_final_punctuation
 from beto_spacy.corpus import convert, make_corpora_reader, read_docs
 from beto_spacy.errors import CorpusError
 
@@ -81,29 +76,8 @@ def test_the_augmenter_follows_its_level(nlp):
         assert abs(sum(len(e.reference) < len(gold) for e in found) - shortened) <= (0 if level in (0, 1) else 30)
         assert all(e.predicted.text == e.reference.text for e in found)
     for level, share in ((1.5, 0.5), (0.5, -0.1)):
-        for make in (make_final_punctuation_augmenter, make_final_mark_augmenter):
-            with pytest.raises(CorpusError, match="B270"):
-                make(level, share)
-
-
-def test_full_stops_become_other_marks_where_there_are_sentences_alone(nlp):
-    random.seed(0)
-    words = ["Ana", "viene", ".", "Luis", "va", ".", "Sr.", "Paz", "."]
-    starts = [True, False, False, True, False, False, True, False, False]
-    gold = Doc(nlp.vocab, words, [True, False, True] * 3, sent_starts=starts)
-    doc = with_other_final_marks(gold)
-    assert [token.text for token in doc if token.text not in {"?", "!", "..."}] == [w for w in words if w != "."]
-    assert [token.is_sent_start for token in doc] == starts and doc[0:2].text == "Ana viene"
-    assert [bool(token.whitespace_) for token in doc] == [bool(token.whitespace_) for token in gold]
-    augment = make_final_mark_augmenter(1.0, 0.5)
-    example = Example(nlp.make_doc(gold.text), gold)
-    found = [next(iter(augment(nlp, example))) for _ in range(200)]
-    marks = [token.text for e in found for token in (e.reference[2], e.reference[5], e.reference[8])]
-    assert set(marks) == {".", "?", "!", "..."} and abs(marks.count(".") - 300) < 60
-    assert all(e.predicted.text == e.reference.text for e in found) and gold.text.count(".") == 4
-    # annotation of a full stop would be wrong for another mark
-    for other in (parsed(nlp), nlp.make_doc("Hola."), Doc(nlp.vocab, words=["."], sent_starts=[True])):
-        assert with_other_final_marks(other) is other
+        with pytest.raises(CorpusError, match="B270"):
+            make_final_punctuation_augmenter(level, share)
 
 
 def test_the_reader_and_the_converter_use_it(nlp, tmp_path):
