@@ -316,16 +316,16 @@ def convert(
         questions = {q["id"] for i in chosen for q in records[i].questions or ()} if report.problems else set()
         report.problems[:] = [problem for problem in report.problems if problem.id in kept | questions]
         records = [records[i] for i in sorted(chosen)]
-    if records and sentences:
+    if not records:
+        what = "There is nothing to write" + (f": the slice {slice} takes no record." if slice else ".")
+        raise CorpusError("B205", what, "Check the source and the slice.", path=paths[0])
+    if sentences:
         whole = _only_sentences(records)
         report.left_out = len(records) - len(whole)
         if not whole:
             what = f"There is nothing to write: none of {len(records)} records looks like a whole sentence."
             raise CorpusError("B205", what, "Check the source, or convert without sentences.", path=paths[0])
         records = whole
-    if not records:
-        what = "There is nothing to write" + (f": the slice {slice} takes no record." if slice else ".")
-        raise CorpusError("B205", what, "Check the source and the slice.", path=paths[0])
     report.sentences = sum(sum(record.sent_starts or ()) for record in records)
     bin = DocBin(store_user_data=any(record.questions is not None for record in records))
     for doc in _make_docs(records, nlp, n_sents, report.problems.append):
@@ -386,7 +386,7 @@ def _make_docs(records: List[Record], nlp: Language, n_sents: int, on_problem: O
 
 
 #: What ends a sentence, also as the end of a longer token; and what belongs to something before it.
-_FINAL = tuple('.?!"…”»)')
+_ENDS = tuple('.?!"…”»)')
 _CONTINUES = frozenset("-–—.),;:")
 
 
@@ -395,7 +395,7 @@ def _only_sentences(records: Iterable[Record]) -> List[Record]:
     kept, apart = [], False
     for record in records:
         words = record.words or []
-        if len(words) < 3 or words[0] in _CONTINUES or not words[-1].endswith(_FINAL):
+        if len(words) < 3 or words[0] in _CONTINUES or not words[-1].endswith(_ENDS):
             apart = True
             continue
         starts = [i == 0 for i in range(len(words))]
