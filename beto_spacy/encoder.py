@@ -10,9 +10,10 @@ so that which wordpieces belong to which token is known by construction.
 
 import json
 import tempfile
+from contextlib import nullcontext
 from itertools import chain as flatten
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, ContextManager, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy
 import srsly
@@ -42,7 +43,7 @@ from .checkpoint import (
     set_attention_dropout,
     special_tokens,
 )
-from .dropout import quicken_dropout
+from .dropout import QuickAttention, quicken_dropout
 from .errors import EncoderError
 from .onnx_model import OnnxModel
 from .torch_shim import TorchShim
@@ -211,6 +212,11 @@ class DocGradients(NamedTuple):
     arrays: List[Any]
 
 
+def _attention_contexts() -> Tuple[ContextManager, ContextManager]:
+    """What a layer runs in, beside what is there already: at first, and when it's computed again."""
+    return nullcontext(), QuickAttention()
+
+
 class EncoderShim(TorchShim):
     """The torch encoder and its tokenizer, inside a thinc model; saved as an ordinary Hugging Face folder.
 
@@ -271,7 +277,7 @@ class EncoderShim(TorchShim):
                     f"The encoder ({type(model).__name__}) can't compute its layers again.",
                     "Set 'gradient_checkpointing' to false.",
                 )
-            model.gradient_checkpointing_enable({"use_reentrant": False})
+            model.gradient_checkpointing_enable({"use_reentrant": False, "context_fn": _attention_contexts})
 
     @property
     def encoder(self) -> Any:
@@ -312,7 +318,7 @@ class EncoderShim(TorchShim):
     ) -> Tuple[List[torch.Tensor], Callable[[List[torch.Tensor]], None]]:
         """The same in training: with dropout, and with a callback that takes the gradients of the hidden states."""
         self.encoder.train()
-        with self._autocast():
+        with self._autocast(), QuickAttention():
             outputs = [self._forward(ids, mask) for ids, mask in batches]
 
         def backprop(d_outputs: List[torch.Tensor]) -> None:

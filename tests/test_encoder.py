@@ -18,7 +18,7 @@ from transformers import AutoModel, AutoTokenizer, BertConfig, BertForMaskedLM, 
 
 from beto_spacy import checkpoint
 from beto_spacy.checkpoint import load_checkpoint, sequence_limit
-from beto_spacy.dropout import CpuDropout
+from beto_spacy.dropout import CpuDropout, QuickAttention
 from beto_spacy.encoder import DocGradients, Wordpieces, make_encoder
 from beto_spacy.errors import BetoError, EncoderError, ProjectError
 from beto_spacy.listener import make_listener
@@ -440,6 +440,68 @@ def test_dropout_by_bits_is_dropout():
     assert torch.equal(layer.eval()(values), values)
     for p in (0.0, 1.0):
         assert torch.equal(CpuDropout(p)(values), (1 - p) * values)
+
+
+def attention_by_hand(query, key, value, mask, kept, p):
+    scores = query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5
+    scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
+    return (scores.softmax(-1) * kept / (1 - p)) @ value
+
+
+@pytest.mark.parametrize("kind", ["bool", "float", "each"])
+def test_attention_with_dropout_and_its_gradients_are_those_of_the_formula(kind):
+    torch.manual_seed(0)
+    p, identity = 0.25, torch.eye(7, dtype=torch.double).expand(3, 2, 7, 7)
+    query, key, value = (torch.randn(3, 2, 7, 5, dtype=torch.double, requires_grad=True) for _ in range(3))
+    mask = (torch.arange(7) < torch.tensor([[7], [4], [1]]))[:, None, None].expand(3, 1, 7, 7)
+    if kind == "each":
+        mask = mask & (torch.rand(3, 1, 7, 7) < 0.7) | torch.eye(7, dtype=torch.bool)
+    if kind == "float":
+        mask = torch.zeros(3, 1, 7, 7, dtype=torch.double).masked_fill(~mask, -1e9)
+    attend = torch.nn.functional.scaled_dot_product_attention
+
+    def ours(query, key, value):
+        torch.manual_seed(1)
+        with QuickAttention():
+            return attend(query, key, value, attn_mask=mask, dropout_p=p)
+
+    with torch.no_grad():  # what was dropped is seen where the values are a unit matrix
+        kept = ours(query, key, identity) > 0
+    allowed = mask if kind != "float" else mask > -1
+    assert 0.1 < 1 - kept[allowed.expand_as(kept)].double().mean() < 0.4
+    found, expected = ours(query, key, value), attention_by_hand(query, key, value, mask, kept, p)
+    assert torch.allclose(found, expected)
+    weights = torch.randn_like(found)
+    by_hand = torch.autograd.grad((expected * weights).sum(), (query, key, value))
+    for one, other in zip(torch.autograd.grad((found * weights).sum(), (query, key, value)), by_hand):
+        assert torch.allclose(one, other)
+    assert torch.autograd.gradcheck(ours, (query, key, value))
+
+
+def test_attention_that_is_not_known_stays_as_it_is():
+    torch.manual_seed(0)
+    query = torch.randn(2, 1, 6, 4)
+    bias = torch.zeros(2, 1, 6, 6, requires_grad=True)
+    attend = torch.nn.functional.scaled_dot_product_attention
+    for settings in ({}, {"dropout_p": 0.3, "is_causal": True}, {"dropout_p": 0.3, "attn_mask": bias}):
+        torch.manual_seed(1)
+        expected = attend(query, query, query, **settings)
+        torch.manual_seed(1)
+        with QuickAttention():
+            assert torch.equal(attend(query, query, query, **settings), expected)
+
+
+def test_training_keeps_little_of_the_attention_over_a_long_document(encoders):
+    model = make_encoder(encoders["bert"], batch_wordpieces=512)
+    model.initialize()
+    doc, sizes = spacy.blank("es")(" ".join(["casa"] * 100)), []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: sizes.append((*x.shape, x.element_size())) or x, id):
+        model([doc], is_train=True)
+    config = model.shims[0].encoder.config
+    squares = [(heads, one, size) for _, heads, one, other, size in (s for s in sizes if len(s) == 5) if one == other]
+    assert len(squares) == 2 * config.num_hidden_layers and squares[0][1] > 300
+    kept = sum(heads * length**2 * size for heads, length, size in squares)
+    assert kept == 5 * config.num_hidden_layers * config.num_attention_heads * squares[0][1] ** 2
 
 
 def test_dropout_is_quick_everywhere_in_an_encoder(encoders):

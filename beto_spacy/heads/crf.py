@@ -10,7 +10,7 @@ with it. What the scheme forbids has no probability at all.
 """
 
 import math
-from typing import List, NamedTuple, Tuple
+from typing import Any, List, NamedTuple, Tuple
 
 import torch
 
@@ -167,14 +167,30 @@ def _log(sums: torch.Tensor) -> torch.Tensor:
     return sums.clamp_min(torch.finfo(sums.dtype).tiny).log()
 
 
+class _SumProducts(torch.autograd.Function):
+    """Products of many small matrices, which lie in the first two dimensions; torch would take them one by one."""
+
+    @staticmethod
+    def forward(ctx: Any, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(left, right)
+        return _multiply(left, right)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
+        left, right = ctx.saved_tensors
+        (gradient,) = gradients
+        return _multiply(gradient, right.transpose(0, 1)), _multiply(left.transpose(0, 1), gradient)
+
+
+def _multiply(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    sums = left[:, 0, None] * right[None, 0]
+    for middle in range(1, len(right)):
+        sums.addcmul_(left[:, middle, None], right[None, middle])
+    return sums
+
+
 def _products(factors: _Scaled) -> torch.Tensor:
-    left, right = factors.left, factors.right
-    if left.requires_grad:
-        sums = torch.einsum("ijlb,jklb->iklb", left, right)
-    else:
-        sums = left[:, 0, None] * right[None, 0]
-        for middle in range(1, len(left)):
-            sums.addcmul_(left[:, middle, None], right[None, middle])
+    sums = _SumProducts.apply(factors.left, factors.right)
     return _log(sums) + factors.left_scale + factors.right_scale
 
 
