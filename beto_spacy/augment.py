@@ -26,11 +26,11 @@ _LAYERS = (
 )
 
 
-def make_final_punctuation_augmenter(level: float, share: float = 0.5) -> Callable[..., Iterator[Example]]:
+def make_final_punctuation_augmenter(level: float, share: float = 1.0) -> Callable[..., Iterator[Example]]:
     """Build ``beto_spacy.drop_final_punctuation.v1``, an augmenter for the readers of training corpora.
 
     level: How many of the documents lose final punctuation, 0 to 1.
-    share: How many sentences of such a document do.
+    share: How many sentences of such a document do. With all of them, no document is of both kinds.
     """
     if not (0.0 <= level <= 1.0 and 0.0 <= share <= 1.0):
         raise CorpusError("B270", f"{level} and {share} are no shares.", "Give numbers from 0 to 1.")

@@ -75,6 +75,8 @@ def test_the_augmenter_follows_its_level(nlp):
         found = [next(iter(augment(nlp, example))) for _ in range(200)]
         assert abs(sum(len(e.reference) < len(gold) for e in found) - shortened) <= (0 if level in (0, 1) else 30)
         assert all(e.predicted.text == e.reference.text for e in found)
+    (whole,) = make_final_punctuation_augmenter(1.0)(nlp, example)  # of all sentences, if not said otherwise
+    assert whole.reference.text == without_final_punctuation(gold).text
     for level, share in ((1.5, 0.5), (0.5, -0.1)):
         with pytest.raises(CorpusError, match="B270"):
             make_final_punctuation_augmenter(level, share)
