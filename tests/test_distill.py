@@ -106,7 +106,7 @@ def encoder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def teacher(encoder, tmp_path_factory):
     """The folder of a trained pipeline with all heads."""
-    torch.manual_seed(0)
+    torch.manual_seed(4)
     nlp = spacy.blank("es")
     add_encoder(nlp, encoder)
     nlp.add_pipe("beto_senter", name="senter")
