@@ -284,6 +284,15 @@ def test_the_soft_loss_of_our_heads(seen, name):
     assert torch.allclose(doubled.tensors[0], 2 * gradients.tensors[0], rtol=1e-4, atol=1e-6)
 
 
+def test_the_soft_loss_of_the_parser_knows_nothing_of_padding(seen):
+    nlp, docs, outputs = seen
+    for seed in range(1, 4):  # another head for what is beyond the end of the shorter sentences, each time
+        goal = moved(outputs["parser"], 1.0, seed)
+        loss, _ = nlp.get_pipe("parser").get_soft_loss(docs, outputs["parser"], goal, temperature=2.0)
+        expected = 4.0 * independent_loss(nlp, "parser", docs, outputs["parser"], goal, 2.0)
+        assert loss == pytest.approx(expected, rel=1e-4)
+
+
 @pytest.mark.parametrize("name", ["tagger", "morphologizer"])
 @pytest.mark.parametrize("softmax_temperature", [1.0, 2.0])
 def test_the_soft_loss_of_spacys_softmax(teacher, name, softmax_temperature):

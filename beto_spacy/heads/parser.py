@@ -234,7 +234,7 @@ class BetoDependencyParser(TorchHead):
             goal_arcs = score_arcs(goal.projections, goal.words, goal.lengths)
             is_word = torch.arange(arcs.shape[1], device=arcs.device) < batch.lengths[:, None]
             loss = loss + categorical_divergence(arcs, goal_arcs, temperature)[is_word].sum()
-            heads = goal_arcs.argmax(dim=2)
+            heads = goal_arcs.argmax(dim=2).masked_fill(~is_word, 0)  # what is beyond the end is no word's child
             labels = score_labels(batch.projections, batch.words, heads)
             goal_labels = score_labels(goal.projections, goal.words, heads)
             loss = loss + categorical_divergence(labels, goal_labels, temperature)[is_word].sum()
