@@ -142,9 +142,8 @@ class BetoDependencyParser(TorchHead):
             for batch in _batches(docs, starts, outputs):
                 arcs = score_arcs(batch.projections, batch.words, batch.lengths)
                 lengths = batch.lengths.tolist()
-                beyond = torch.arange(arcs.shape[1], device=arcs.device) >= batch.lengths[:, None]
                 heads = best_trees(
-                    arcs.argmax(dim=2).masked_fill(beyond, 0).cpu().numpy(),
+                    _likeliest_heads(arcs, batch.is_word).cpu().numpy(),
                     lengths,
                     partial(_scores_of, arcs),
                     projective=self.settings["projective"],
@@ -232,17 +231,21 @@ class BetoDependencyParser(TorchHead):
         for batch, goal in zip(_batches(docs, starts, outputs), _batches(docs, starts, targets)):
             arcs = score_arcs(batch.projections, batch.words, batch.lengths)
             goal_arcs = score_arcs(goal.projections, goal.words, goal.lengths)
-            is_word = torch.arange(arcs.shape[1], device=arcs.device) < batch.lengths[:, None]
-            loss = loss + categorical_divergence(arcs, goal_arcs, temperature)[is_word].sum()
-            heads = goal_arcs.argmax(dim=2).masked_fill(~is_word, 0)  # what is beyond the end is no word's child
+            loss = loss + categorical_divergence(arcs, goal_arcs, temperature)[batch.is_word].sum()
+            heads = _likeliest_heads(goal_arcs, batch.is_word)
             labels = score_labels(batch.projections, batch.words, heads)
             goal_labels = score_labels(goal.projections, goal.words, heads)
-            loss = loss + categorical_divergence(labels, goal_labels, temperature)[is_word].sum()
+            loss = loss + categorical_divergence(labels, goal_labels, temperature)[batch.is_word].sum()
         return loss
 
 
 def _sentence_starts(doc: Doc) -> numpy.ndarray:
     return doc.to_array(["SENT_START"]).astype("i8") == 1
+
+
+def _likeliest_heads(arcs: torch.Tensor, is_word: torch.Tensor) -> torch.Tensor:
+    """The best head of each word by itself; of what is beyond the end the root, so that it's no word's child."""
+    return arcs.argmax(dim=2).masked_fill(~is_word, 0)
 
 
 def _scores_of(arcs: torch.Tensor, rows: List[int]) -> numpy.ndarray:
@@ -262,6 +265,11 @@ class _Batch(NamedTuple):
     words: torch.Tensor
     lengths: torch.Tensor
     places: List[Tuple[int, numpy.ndarray]]
+
+    @property
+    def is_word(self) -> torch.Tensor:
+        """Whether there is a word, and not what pads a shorter sentence. *Shape:* (n_sentences, length)"""
+        return torch.arange(self.words.shape[1], device=self.words.device) < self.lengths[:, None]
 
 
 def _batches(docs: Sequence[Doc], starts: Sequence[Optional[numpy.ndarray]], outputs: Outputs) -> Iterator[_Batch]:
