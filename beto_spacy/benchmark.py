@@ -364,14 +364,17 @@ def _without_encoder(seconds: Dict[str, float]) -> float:
 
 
 def training_configs(
-    config: Union[str, Path], corpus: Union[str, Path], encoder: str, overrides: Mapping[str, Any]
+    config: Union[str, Path], corpus: Union[str, Path], encoder: str, overrides: Mapping[str, Any], gpu_id: int = -1
 ) -> Dict[str, Config]:
     """The same training twice: with our encoder component, and with spacy-transformers', the heads listening to it.
+
+    Stock takes part in torch's mixed precision if ours does, on a GPU; on a CPU it has none.
 
     config: A training config with one component `beto_transformer` and ``paths.train`` and ``paths.dev``.
     corpus: Takes the place of both.
     encoder: A folder or a name on the hub.
     overrides: Values for the config's fields, such as ``{"nlp.pipeline": [...]}``.
+    gpu_id: Number of the GPU; -1 for the CPU.
     Raises ProjectError for a config or a corpus that can't be read, or has no such component.
     """
     if not Path(corpus).exists():
@@ -388,12 +391,12 @@ def training_configs(
             "Give one like configs/train.cfg, and overrides of what it has.",
             path=config,
         ) from error
-    precision = components[name].get("model", {}).get("precision")
+    mixed = gpu_id >= 0 and components[name].get("model", {}).get("precision") in ("bf16", "fp16")
     components[name].setdefault("model", {"@architectures": "beto_spacy.Encoder.v1"})["name"] = resolve_encoder(encoder)
     stock = ours.copy()
     stock["components"][name] = {
         "factory": "transformer",
-        "model": {**STOCK, "name": resolve_encoder(encoder), "mixed_precision": precision in ("bf16", "fp16")},
+        "model": {**STOCK, "name": resolve_encoder(encoder), "mixed_precision": mixed},
     }
     _replace(stock["components"], "beto_spacy.Listener.v1", "spacy-transformers.TransformerListener.v1")
     return {"ours": ours, "stock": stock}
@@ -460,7 +463,7 @@ def benchmark(
     _check_precisions(precisions, gpu_id)
     texts = read_texts(paths, limit=limit, kinds=kinds, book=book)
     everything = [text for chosen in texts.values() for text in chosen]
-    configs = {} if training is None else training_configs(training, corpus, encoder, overrides or {})
+    configs = {} if training is None else training_configs(training, corpus, encoder, overrides or {}, gpu_id)
     result: Dict[str, Any] = {
         "encoder": str(encoder),
         "heads": heads,

@@ -4,6 +4,8 @@ import importlib.util
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Union
 
+import srsly
+
 from .errors import ProjectError
 from .files import new_file, write_json
 
@@ -157,7 +159,9 @@ def _render_growth(kind: str, growth: Dict[str, Any], zone: int) -> List[str]:
 
 
 def _render_training(training: Dict[str, Any]) -> List[str]:
-    lines = [f"{training['updates']} updates of `{training['config']}` on `{training['corpus']}`:", ""]
+    settings = ", ".join(f"`{field}` = {srsly.json_dumps(value)}" for field, value in training["overrides"].items())
+    title = f"{training['updates']} updates of `{training['config']}` on `{training['corpus']}`"
+    lines = [f"{title}, {settings}:" if settings else f"{title}:", ""]
     rows = []
     for name, found in training["trainings"].items():
         row = [name, *_cells(found["words_per_second"], ",.0f")]

@@ -84,7 +84,7 @@ class _Attention(torch.autograd.Function):
                 scores.masked_fill_(mask.logical_not(), -math.inf)
             else:
                 scores.add_(mask)
-        probabilities = torch.softmax(scores, dim=-1)
+        probabilities = torch.softmax(scores, dim=-1).to(value.dtype)
         kept, ctx.dropped_scale = _draw(probabilities.shape, threshold)
         ctx.save_for_backward(query, key, value, probabilities, kept)
         ctx.scale = scale

@@ -226,8 +226,16 @@ def corpus(tmp_path_factory):
 
 
 def test_training_with_either_component(encoders, corpus, tmp_path):
-    overrides = {"nlp.pipeline": ["transformer", "tagger", "ner", "doc_cleaner"], "training.batcher.size": 100}
-    configs = speed.training_configs(ROOT / "configs" / "train.cfg", corpus, encoders["bert"], overrides)
+    overrides = {
+        "nlp.pipeline": ["transformer", "tagger", "ner", "doc_cleaner"],
+        "training.batcher.size": 100,
+        "components.transformer.model.precision": "bf16",
+    }
+    arguments = (ROOT / "configs" / "train.cfg", corpus, encoders["bert"], overrides)
+    for gpu_id in (0, -1):  # stock's mixed precision is for a GPU
+        configs = speed.training_configs(*arguments, gpu_id)
+        assert configs["stock"]["components"]["transformer"]["model"]["mixed_precision"] == (gpu_id == 0)
+        assert configs["ours"]["components"]["transformer"]["model"]["precision"] == "bf16"
     stock = configs["stock"].to_str(interpolate=False)
     assert "beto_spacy.Listener.v1" not in stock and "TransformerListener.v1" in stock
     assert "beto_transformer" in configs["ours"].to_str(interpolate=False) and "beto_transformer" not in stock
@@ -251,6 +259,13 @@ def test_trainings_of_known_figures():
         "words_per_second": {"median": 3.0, "lowest": 2.0, "highest": 4.0},
         "peak": {"median": 0.4, "lowest": 0.25, "highest": 0.5},
     }
+    found = {**found, "updates": 3, "config": "c.cfg", "corpus": "c.spacy", "overrides": {"model.precision": "bf16"}}
+    result = {"encoder": "e", "threads": 1, "precisions": ["fp32"], "device": "CPU", "runs": 3, "training": found}
+    shown = render_benchmark(result)
+    assert '3 updates of `c.cfg` on `c.spacy`, `model.precision` = "bf16":' in shown
+    assert "| ours / stock, words per second | 3.00 | 2.00 | 4.00 |" in shown
+    found["overrides"] = {}
+    assert "3 updates of `c.cfg` on `c.spacy`:" in render_benchmark(result)
 
 
 def test_memory_zones_change_no_annotation(encoders):

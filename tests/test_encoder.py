@@ -534,6 +534,50 @@ def test_layers_computed_again_give_the_same_gradients(encoders, family):
     assert kept[1] < kept[0] / 2
 
 
+def directions(gradients, others):
+    """The cosine between gradients of the same weights, by weight, where they are of some size."""
+    largest = max(gradient.norm() for gradient in others.values())
+    return {
+        name: torch.cosine_similarity(gradients[name].flatten(), other.flatten(), dim=0).item()
+        for name, other in others.items()
+        if other.norm() > 1e-4 * largest
+    }
+
+
+@pytest.mark.parametrize("again", [False, True])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_training_in_bf16_on_a_processor_that_has_it(encoders, family, again, monkeypatch):
+    """Matrix products are in bf16 where the processor has it, with fp32's gradients; prediction is in fp32."""
+    docs = [spacy.blank("es")(text) for text in SENTENCES]
+    gradients, types = {}, {}
+    for precision, capable in (("fp32", True), ("bf16", True), ("bf16", False)):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda has=capable: {"avx512_bf16": has}, raising=False)
+        settings = {"precision": precision, "gradient_checkpointing": again and family != "albert"}
+        model = make_encoder(encoders[family], batch_wordpieces=40, **settings)
+        model.initialize()
+        torch_model = model.shims[0].encoder
+        seen = types[precision, capable] = []
+        for module in torch_model.modules():
+            if isinstance(module, torch.nn.Linear):
+                module.register_forward_hook(lambda module, inputs, found, seen=seen: seen.append(found.dtype))
+        torch.manual_seed(1)
+        batch, backprop = model(docs, is_train=True)
+        features = [data.model_output.last_hidden_state for data in batch.doc_data]
+        assert all(array.dtype == "float32" for array in features)
+        made = numpy.random.default_rng(0)
+        backprop(DocGradients([made.normal(size=array.shape).astype("f") for array in features]))
+        gradients[precision, capable] = {n: p.grad for n, p in torch_model.named_parameters() if p.grad is not None}
+        n_training = len(seen)
+        model.predict(docs)
+        assert set(seen[:n_training]) == {torch.bfloat16 if (precision, capable) == ("bf16", True) else torch.float32}
+        assert set(seen[n_training:]) <= {torch.float32} and (len(seen) > n_training)
+    expected = gradients["fp32", True]
+    assert all(gradient.dtype == torch.float32 for gradient in gradients["bf16", True].values())
+    assert min(directions(gradients["bf16", True], expected).values()) > 0.95
+    for name, gradient in gradients["bf16", False].items():
+        assert torch.equal(gradient, expected[name]), name
+
+
 def test_an_encoder_whose_layers_cannot_be_computed_again(encoders):
     model = make_encoder(encoders["albert"], gradient_checkpointing=True)
     with pytest.raises(EncoderError, match="B331"):
