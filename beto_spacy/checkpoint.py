@@ -335,3 +335,9 @@ def write_checkpoint(checkpoint: Checkpoint, dest: Path) -> None:
         raise ProjectError(
             "B320", f"The encoder could not be written ({error}).", "Free some space.", path=dest
         ) from error
+
+
+def cpu_has_bf16() -> bool:
+    """Whether the processor multiplies matrices in bf16, as far as torch can tell: without, it's slower than fp32."""
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))

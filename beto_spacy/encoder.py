@@ -37,6 +37,7 @@ from transformers.modeling_outputs import ModelOutput
 
 from .checkpoint import (
     Checkpoint,
+    cpu_has_bf16,
     load_checkpoint,
     save_checkpoint,
     sequence_limit,
@@ -50,13 +51,6 @@ from .torch_shim import TorchShim
 from .windows import INSIDE_TOKEN, PUNCTUATION, SENTENCE, TOKEN, Window, check_window, cut_windows, length_buckets
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16, "int8": None}
-
-
-def cpu_has_bf16() -> bool:
-    """Whether the processor multiplies matrices in bf16, as far as torch can tell: without, it's slower than fp32."""
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
-
 
 #: Words whose wordpieces are kept, twice: those of late, and those before: a long stream has ever new ones.
 _CACHE_SIZE = 15_000

@@ -39,6 +39,7 @@ from .checkpoint import (
     Checkpoint,
     Size,
     check_place,
+    cpu_has_bf16,
     quiet_hub,
     resolve_encoder,
     sequence_limit,
@@ -92,7 +93,7 @@ class Training:
     warmup, decay: Parts of the updates, 0 to 1.
     weight_decay, beta2, grad_clip: Of AdamW, and the norm that gradients are clipped to.
     dropout: In the pretraining; None for what the encoder's config states.
-    precision: ``fp32``; ``bf16`` or ``fp16`` on a GPU.
+    precision: ``fp32``; ``bf16`` or ``fp16`` on a GPU; ``bf16`` on a processor that has instructions for it, too.
     compile: Compile the layers with torch.compile; it needs a C++ compiler. All sequences are padded to full length.
     eval_every, save_every, log_every: Updates between evaluations, checkpoints and lines of the log.
     patience: Evaluations without a better held-out loss after which it stops; 0 for never.
@@ -358,9 +359,11 @@ _FREE = ("accumulate", "compile", "eval_every", "save_every", "log_every", "keep
 def _check_training(training: Training) -> None:
     if training.precision not in ("fp32", "bf16", "fp16"):
         raise EncoderError("B626", f"There is no precision '{training.precision}'.", "Set it to fp32, bf16 or fp16.")
-    if training.precision != "fp32" and (training.cpu or not torch.cuda.is_available()):
+    on_gpu = torch.cuda.is_available() and not training.cpu
+    if not (on_gpu or training.precision == "fp32" or training.precision == "bf16" and cpu_has_bf16()):
+        wanted = "a GPU, or a processor that computes in it" if training.precision == "bf16" else "a GPU"
         raise EncoderError(
-            "B627", f"{training.precision} wants a GPU, and there is none.", "Set the precision to fp32."
+            "B627", f"{training.precision} wants {wanted}, and there is none.", "Set the precision to fp32."
         )
     n_processes = int(os.environ.get("WORLD_SIZE", "1"))
     share = training.accumulate * n_processes

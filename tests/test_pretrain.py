@@ -431,6 +431,25 @@ def overrides(text, **more):
     }
 
 
+def test_half_precision_on_a_processor_that_has_it(text, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": False}, raising=False)
+    settings = overrides(text, **{"training.precision": "bf16"})
+    with pytest.raises(EncoderError, match="wants a GPU, or a processor"):
+        pretrain_from_config(CONFIG, tmp_path / "e", overrides=settings)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True}, raising=False)
+    types = set()
+    attend = torch.nn.functional.scaled_dot_product_attention
+    monkeypatch.setattr(
+        torch.nn.functional,
+        "scaled_dot_product_attention",
+        lambda query, *more, **named: types.add(query.dtype) or attend(query, *more, **named),
+    )
+    assert pretrain_from_config(CONFIG, tmp_path / "e", overrides=settings)["steps"] == 4
+    assert torch.bfloat16 in types
+    weights = load_checkpoint(tmp_path / "e").model.state_dict().values()
+    assert all(bool(torch.isfinite(weight).all()) for weight in weights)
+
+
 def test_a_config_trains_vocabulary_and_encoder(text, tmp_path):
     pattern = str(text.parent / "*.txt")
     report = pretrain_from_config(CONFIG, tmp_path / "e", overrides=overrides(pattern))
@@ -463,7 +482,7 @@ def test_a_config_trains_vocabulary_and_encoder(text, tmp_path):
         ({"training.lengths": "short"}, EncoderError, "are no lengths"),
         ({"training.report_to": "paper"}, ProjectError, "tracking"),
         ({"training.precision": "fp8"}, EncoderError, "no precision"),
-        ({"training.precision": "bf16"}, EncoderError, "wants a GPU"),
+        ({"training.precision": "fp16"}, EncoderError, "wants a GPU, and"),
         ({"training.lengths": "1024", "training.batch_wordpieces": 1024}, EncoderError, "don't fit"),
         ({"encoder.width": 30, "encoder.heads": 4}, EncoderError, "attention heads"),
         ({"objective.mask_rate": 2.0}, EncoderError, "mask rate"),
