@@ -26,24 +26,22 @@ _LAYERS = (
 )
 
 
-def make_final_punctuation_augmenter(level: float, share: float = 1.0) -> Callable[..., Iterator[Example]]:
+def make_final_punctuation_augmenter(level: float, elsewhere: float = 0.0) -> Callable[..., Iterator[Example]]:
     """Build ``beto_spacy.drop_final_punctuation.v1``, an augmenter for the readers of training corpora.
 
-    level: How many of the documents lose final punctuation, 0 to 1.
-    share: How many sentences of such a document do. With all of them, no document is of both kinds.
+    level: How many of the documents lose all their final punctuation, 0 to 1.
+    elsewhere: How many sentences of the other documents lose theirs, 0 to 1. In news it's one in a hundred or two:
+        headings, and what follows a table.
     """
-    if not (0.0 <= level <= 1.0 and 0.0 <= share <= 1.0):
-        raise CorpusError("B270", f"{level} and {share} are no shares.", "Give numbers from 0 to 1.")
-    return partial(_augment, level=level, share=share)
+    if not (0.0 <= level <= 1.0 and 0.0 <= elsewhere <= 1.0):
+        raise CorpusError("B270", f"{level} and {elsewhere} are no shares.", "Give numbers from 0 to 1.")
+    return partial(_augment, level=level, elsewhere=elsewhere)
 
 
-def _augment(nlp: Language, example: Example, *, level: float, share: float) -> Iterator[Example]:
-    if random.random() < level:
-        doc = without_final_punctuation(example.reference, share=share)
-        if doc is not example.reference:
-            yield Example(nlp.make_doc(doc.text), doc)
-            return
-    yield example
+def _augment(nlp: Language, example: Example, *, level: float, elsewhere: float) -> Iterator[Example]:
+    share = 1.0 if random.random() < level else elsewhere
+    doc = without_final_punctuation(example.reference, share=share) if share else example.reference
+    yield example if doc is example.reference else Example(nlp.make_doc(doc.text), doc)
 
 
 def without_final_punctuation(doc: Doc, *, share: float = 1.0) -> Doc:

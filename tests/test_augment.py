@@ -1,6 +1,7 @@
 """Training documents without the marks that end sentences."""
 
 import random
+from collections import Counter
 
 import pytest
 import spacy
@@ -66,20 +67,27 @@ def test_nothing_to_leave_out(nlp):
     assert without_final_punctuation(spans) is spans
 
 
-def test_the_augmenter_follows_its_level(nlp):
+def test_the_augmenter_follows_its_shares(nlp):
     random.seed(0)
     gold = parsed(nlp)
     example = Example(nlp.make_doc(gold.text), gold)
-    for level, share, shortened in ((0.0, 1.0, 0), (1.0, 1.0, 200), (0.5, 1.0, 100)):
-        augment = make_final_punctuation_augmenter(level, share)
-        found = [next(iter(augment(nlp, example))) for _ in range(200)]
-        assert abs(sum(len(e.reference) < len(gold) for e in found) - shortened) <= (0 if level in (0, 1) else 30)
+    whole = len(without_final_punctuation(gold))
+
+    def lengths(*shares):
+        augment = make_final_punctuation_augmenter(*shares)
+        found = [next(iter(augment(nlp, example))) for _ in range(300)]
         assert all(e.predicted.text == e.reference.text for e in found)
-    (whole,) = make_final_punctuation_augmenter(1.0)(nlp, example)  # of all sentences, if not said otherwise
-    assert whole.reference.text == without_final_punctuation(gold).text
-    for level, share in ((1.5, 0.5), (0.5, -0.1)):
+        return Counter(len(e.reference) for e in found)
+
+    assert lengths(0.0) == {len(gold): 300} and lengths(1.0) == lengths(0.0, 1.0) == {whole: 300}
+    some = lengths(0.5)
+    assert set(some) == {len(gold), whole} and abs(some[whole] - 150) < 40
+    some = lengths(0.0, 0.5)  # two sentences lose theirs or don't: a quarter of the documents both
+    assert len(some) > 2 and abs(some[whole] - 75) < 30 and abs(some[len(gold)] - 75) < 30
+    assert lengths(1.0, 0.5) == {whole: 300}  # the documents that lose all aren't the others
+    for shares in ((1.5, 0.5), (0.5, -0.1)):
         with pytest.raises(CorpusError, match="B270"):
-            make_final_punctuation_augmenter(level, share)
+            make_final_punctuation_augmenter(*shares)
 
 
 def test_the_reader_and_the_converter_use_it(nlp, tmp_path):
@@ -90,7 +98,7 @@ def test_the_reader_and_the_converter_use_it(nlp, tmp_path):
     convert(tmp_path / "a.conllu", tmp_path / "without.spacy", final_punctuation=False)
     (with_marks,), (without,) = (list(read_docs(tmp_path / f"{n}.spacy", nlp.vocab)) for n in ("with", "without"))
     assert len(with_marks) == 6 and [t.text for t in without] == ["Ana", "vive", "Ana", "vive"]
-    augmenter = {"@augmenters": "beto_spacy.drop_final_punctuation.v1", "level": 1.0, "share": 1.0}
+    augmenter = {"@augmenters": "beto_spacy.drop_final_punctuation.v1", "level": 1.0}
     made = spacy.registry.resolve({"augmenter": augmenter})["augmenter"]
     (example,) = make_corpora_reader(tmp_path / "with.spacy", augmenter=made)(nlp)
     assert [t.text for t in example.reference] == [t.text for t in without]
