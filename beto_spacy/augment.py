@@ -30,8 +30,7 @@ def make_final_punctuation_augmenter(level: float, elsewhere: float = 0.0) -> Ca
     """Build ``beto_spacy.drop_final_punctuation.v1``, an augmenter for the readers of training corpora.
 
     level: How many of the documents lose all their final punctuation, 0 to 1.
-    elsewhere: How many sentences of the other documents lose theirs, 0 to 1. In news it's one in a hundred or two:
-        headings, and what follows a table.
+    elsewhere: How many sentences of the other documents lose theirs, 0 to 1. In AnCora one in a hundred has none.
     """
     if not (0.0 <= level <= 1.0 and 0.0 <= elsewhere <= 1.0):
         raise CorpusError("B270", f"{level} and {elsewhere} are no shares.", "Give numbers from 0 to 1.")
