@@ -391,7 +391,7 @@ def training_configs(
             "Give one like configs/train.cfg, and overrides of what it has.",
             path=config,
         ) from error
-    mixed = gpu_id >= 0 and components[name].get("model", {}).get("precision") in ("bf16", "fp16")
+    mixed = gpu_id >= 0 and PRECISIONS.get(components[name].get("model", {}).get("precision")) is not None
     components[name].setdefault("model", {"@architectures": "beto_spacy.Encoder.v1"})["name"] = resolve_encoder(encoder)
     stock = ours.copy()
     stock["components"][name] = {

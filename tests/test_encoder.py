@@ -549,14 +549,14 @@ def directions(gradients, others):
 def test_training_in_bf16_on_a_processor_that_has_it(encoders, family, again, monkeypatch):
     """Matrix products are in bf16 where the processor has it, with fp32's gradients; prediction is in fp32."""
     docs = [spacy.blank("es")(text) for text in SENTENCES]
-    gradients, types = {}, {}
+    gradients = {}
     for precision, capable in (("fp32", True), ("bf16", True), ("bf16", False)):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda has=capable: {"avx512_bf16": has}, raising=False)
         settings = {"precision": precision, "gradient_checkpointing": again and family != "albert"}
         model = make_encoder(encoders[family], batch_wordpieces=40, **settings)
         model.initialize()
         torch_model = model.shims[0].encoder
-        seen = types[precision, capable] = []
+        seen = []
         for module in torch_model.modules():
             if isinstance(module, torch.nn.Linear):
                 module.register_forward_hook(lambda module, inputs, found, seen=seen: seen.append(found.dtype))
