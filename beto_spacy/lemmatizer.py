@@ -4,13 +4,14 @@ A trained lemmatizer that reads the encoder is good at what it has seen; of rare
 Here a form with a part of speech that the training corpus has gets the lemma it has there; so does a form that has one
 lemma only in it, if either part of speech is of a closed class: a tagger's mistake is likelier than a new pronoun. For
 all others spaCy's Spanish rules and the tables of spacy-lookups-data are asked, and what they give is checked: an
-infinitive must be known, or else it follows from the endings; adjectives follow from their gender and number.
+infinitive must be known, or else it follows from the endings; adjectives follow from their gender and number. A form
+that isn't known as its part of speech, but as another, gets the lemma of that: *sufría* tagged as a noun is *sufrir*.
 """
 
 import re
 from collections import Counter, defaultdict
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterable, List, Optional, Set, Tuple, Union
+from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Set, Tuple, Union
 
 import srsly
 from spacy import util
@@ -29,8 +30,13 @@ _CACHE_SIZE = 50_000
 #: Parts of speech that new words have.
 _OPEN = ("NOUN", "VERB", "ADJ", "ADV")
 _LONGEST_ACRONYM = 5
+#: Of a name: van, den, von.
+_LONGEST_PARTICLE = 3
 _FUTURE = re.compile(r"(.*[aeií]r)(é|ás|á|emos|éis|án|ía|ías|íamos|íais|ían)")
-_FIRST_CONJUGATION = re.compile(r"(.*)(ad[oa]s?|ando)")
+_FIRST_CONJUGATION = re.compile(r"(.*?)(ad[oa]s?|ando|(?<!i)ó|aron|aban?|abas|ábamos)")
+#: What a noun, an adjective or a participle may end in.
+_LIKE_A_NAME = re.compile(r"((?<![ae]nd)o|[ae]s|(?<![aei]m)os|[ai]da)$")
+_OF_ADJECTIVES = ("osa", "iva", "ica", "aria")
 _SUPERLATIVE = re.compile(r"(.*)ísim[oa]s?")
 #: A Spanish noun doesn't end so: caciqu(e)s, sustituyent(e)s, canj(e)s.
 _CUT_TOO_SHORT = re.compile(r"(qu|[bcfgkmpqtv]|[^aeiouáéíóú][dhjlnrsxyz])$")
@@ -77,6 +83,7 @@ class BetoLemmatizer(Pipe):
         self.vocab, self.name, self.scorer = vocab, name, scorer
         self.tables, self.overwrite = tables, overwrite
         self._seen: Dict[str, str] = {}
+        self._lemmas: Dict[str, Set[str]] = {}
         self._single: Dict[str, Tuple[str, bool]] = {}
         self._rules = SpanishLemmatizer(vocab, None, mode="rule")
         self._known: Dict[str, Set[str]] = {}
@@ -109,7 +116,7 @@ class BetoLemmatizer(Pipe):
     def _set_tables(self, lookups: Lookups) -> None:
         self._rules.initialize(lookups=lookups)
         index, table = lookups.get_table("lemma_index"), lookups.get_table("lemma_lookup")
-        known = {pos: set(index.get(pos.lower(), ())) for pos in ("VERB", "ADJ", "NOUN")}
+        known = {pos: set(index.get(pos.lower(), ())) for pos in _OPEN}
         known["VERB"].update(lemma for lemma in table.values() if lemma.endswith(("ar", "er", "ir", "ír")))
         for key, lemma in self._seen.items():
             pos = key.split("\t")[1]
@@ -143,7 +150,48 @@ class BetoLemmatizer(Pipe):
         lemma, is_open = self._single.get(token.lower_, ("", True))
         if lemma and token.pos_ != "PROPN" and not (is_open and token.pos_ in _OPEN):
             return lemma
-        return self._derive(token) if self.tables and token.pos else ""
+        if not self.tables or not token.pos:
+            return ""
+        lemma = self._derive(token)
+        return lemma if self._is_known(lemma, token) else self._of_another_part(token) or lemma
+
+    def _is_known(self, lemma: str, token: Token) -> bool:
+        """Whether the lemma of a token is one of its part of speech, as far as the tables can say."""
+        pos = token.pos_
+        if pos == "PROPN":
+            return not token.is_lower or len(token) <= _LONGEST_PARTICLE
+        if pos not in _OPEN:
+            return True
+        return lemma.split(" ")[0] in self._known[pos] or (pos == "ADJ" and lemma == self._listed(token.lower_))
+
+    def _of_another_part(self, token: Token) -> str:
+        """The lemma of a form that has none as its part of speech, but is known as another: a tagger's mistake."""
+        low, pos = token.lower_, token.pos_
+        if low in self._lemmas:
+            return self._single.get(low, ("", True))[0]
+        listed = self._listed(low)
+        if pos != "VERB":
+            if listed in self._known["VERB"] and not _LIKE_A_NAME.search(low):
+                if pos != "ADV" or low.endswith("ndo"):
+                    return listed
+            parts = split_verb(token.text)
+            if parts:
+                lemma = self._with_pronouns(parts, {}, "")
+                if lemma.split(" ")[0] in self._known["VERB"]:
+                    return lemma
+        # A woman's name, la ginecóloga, is a noun that tables don't list.
+        if pos != "ADJ" and (pos != "NOUN" or not low.endswith("a") or low.endswith(_OF_ADJECTIVES)):
+            adjective = self._adjective(low, {}, low)
+            if adjective in self._known["ADJ"] or adjective == listed:
+                return adjective
+        if pos != "NOUN":
+            singular = _singular(low, self._is_nominal) if low.endswith("s") else low
+            if singular in self._known["NOUN"]:
+                return singular
+        return ""
+
+    def _listed(self, form: str) -> str:
+        return self._rules.lookups.get_table("lemma_lookup").get(form, "")
 
     def _derive(self, token: Token) -> str:
         low, pos = token.lower_, token.pos_
@@ -175,14 +223,17 @@ class BetoLemmatizer(Pipe):
         if not parts and has_pronouns and "Imp" in features.get("Mood", ""):
             parts = split_verb(token.text, imperative=True)
         if parts:
-            host = parts[0].lower()
-            lemma = host if host in self._known["VERB"] else self._infinitive(host, features, found.split(" ")[0])
-            return " ".join([lemma, *(CLITICS[part.lower()][0] for part in parts[1:])])
+            return self._with_pronouns(parts, features, found.split(" ")[0])
         return found if found in self._known["VERB"] else self._infinitive(token.lower_, features, found)
+
+    def _with_pronouns(self, parts: Sequence[str], features: Dict[str, str], found: str) -> str:
+        host = parts[0].lower()
+        lemma = host if host in self._known["VERB"] else self._infinitive(host, features, found)
+        return " ".join([lemma, *(CLITICS[part.lower()][0] for part in parts[1:])])
 
     def _infinitive(self, form: str, features: Dict[str, str], found: str) -> str:
         """The infinitive of a form without clitics, of which the rules have made no verb that is known."""
-        listed = self._rules.lookups.get_table("lemma_lookup").get(form)
+        listed = self._listed(form)
         future = _FUTURE.fullmatch(form)
         if future and (features.get("Tense") == "Fut" or features.get("Mood") == "Cnd"):
             infinitive = future.group(1)
@@ -193,14 +244,14 @@ class BetoLemmatizer(Pipe):
         if found in self._known["VERB"]:
             return found
         regular = _FIRST_CONJUGATION.fullmatch(form)
-        return regular.group(1) + "ar" if regular and features.get("VerbForm") in ("Part", "Ger") else found
+        return regular.group(1) + "ar" if regular and "VerbForm" in features else found
 
     def _is_nominal(self, word: str) -> bool:
         return word in self._known["NOUN"] or word in self._known["ADJ"]
 
     def _adjective(self, form: str, features: Dict[str, str], found: str) -> str:
         known = self._known["ADJ"]
-        listed = self._rules.lookups.get_table("lemma_lookup").get(form)
+        listed = self._listed(form)
 
         def exists(word: str) -> bool:
             return word in known or word == listed
@@ -265,6 +316,7 @@ class BetoLemmatizer(Pipe):
                 lemmas[form].add(lemma)
                 is_open[form] |= pos in _OPEN
         self._single = {form: (next(iter(found)), is_open[form]) for form, found in lemmas.items() if len(found) == 1}
+        self._lemmas = lemmas
         self._cache = {}
 
 
