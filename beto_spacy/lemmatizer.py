@@ -197,7 +197,7 @@ class BetoLemmatizer(Pipe):
         low, pos = token.lower_, token.pos_
         if pos == "PROPN":
             return token.text
-        found = self._rules.rule_lemmatize(token)[0]
+        found = self._rules.rule_lemmatize(token)[0].strip()  # a space stands for the pronouns that it doesn't find
         self._rules.cache.clear()  # it has no bound, and there is one here
         if pos in ("VERB", "AUX"):
             return self._verb(token, found)
@@ -207,7 +207,7 @@ class BetoLemmatizer(Pipe):
             if any(c.isdigit() for c in low) or (token.text.isupper() and 1 < len(low) <= _LONGEST_ACRONYM):
                 return token.text
             if low.endswith("s") and found not in self._known["NOUN"]:
-                if low in self._known["NOUN"]:
+                if low in self._known["NOUN"] or low.endswith(("sis", "tis")):  # la dosis, la artritis
                     return low
                 if found == low:  # the features say no plural, and there is no such word
                     singular = _singular(low, self._is_nominal)
@@ -224,7 +224,13 @@ class BetoLemmatizer(Pipe):
             parts = split_verb(token.text, imperative=True)
         if parts:
             return self._with_pronouns(parts, features, found.split(" ")[0])
-        return found if found in self._known["VERB"] else self._infinitive(token.lower_, features, found)
+        if found in self._known["VERB"]:
+            return found
+        lemma = self._infinitive(token.lower_, features, found)
+        parts = split_verb(token.text, imperative=True) if lemma not in self._known["VERB"] else None
+        if parts and self._listed(parts[0].lower()) in self._known["VERB"]:
+            return self._with_pronouns(parts, features, lemma)
+        return lemma
 
     def _with_pronouns(self, parts: Sequence[str], features: Dict[str, str], found: str) -> str:
         host = parts[0].lower()
@@ -348,6 +354,8 @@ def _load_tables() -> Lookups:
 
 def _singular(word: str, exists: Callable[[str], bool]) -> str:
     """The singular of an adjective."""
+    if word.endswith("és"):
+        return word
     if word.endswith("ces"):
         return word[:-3] + "z"
     if word.endswith("eses") and not exists(word[:-1]):

@@ -59,6 +59,10 @@ REGRESSIONS = [
     # A tagger overlooks a feature:
     ("someterse", "VERB", "VerbForm=Inf", "someter él"),
     ("viéndola", "VERB", "VerbForm=Ger", "ver él"),
+    ("véase", "VERB", "Mood=Sub|VerbForm=Fin", "ver él"),
+    ("existir", "VERB", f"Case=Acc|{PRON}|VerbForm=Inf", "existir"),
+    ("escocés", "ADJ", "Number=Plur", "escocés"),
+    ("sobredosis", "NOUN", "Number=Plur", "sobredosis"),
     ("norteafricana", "ADJ", "Number=Sing", "norteafricano"),
     ("desleales", "ADJ", "", "desleal"),
     ("centroamericanos", "NOUN", "Gender=Masc", "centroamericano"),
