@@ -62,7 +62,8 @@ _ENCODER = "our encoder"
 
 
 def _add_heads(nlp: Language, listener: Dict[str, Any], heads: str) -> None:
-    tagger = {"@architectures": "spacy.Tagger.v2", "tok2vec": listener}
+    architecture = "spacy.Tagger.v2" if heads == "spacy" else "beto_spacy.Tagger.v1"
+    tagger = {"@architectures": architecture, "tok2vec": listener}
     transitions = {
         "@architectures": "spacy.TransitionBasedParser.v2",
         "extra_state_tokens": False,

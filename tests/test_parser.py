@@ -10,7 +10,8 @@ from thinc.api import Adam
 
 from beto_spacy.errors import CorpusError
 from beto_spacy.heads import biaffine
-from beto_spacy.heads.parser import _MOST_WORDS
+from beto_spacy.heads.mst import are_trees, best_trees
+from beto_spacy.heads.parser import _MOST_WORDS, _heads_with_one_root, _likeliest_heads
 from beto_spacy.heads.senter import _SHAPES, _WINDOW, token_shapes
 
 CNN = {
@@ -240,6 +241,24 @@ def test_scores_do_not_depend_on_what_shares_the_batch():
     labels = biaffine.score_labels(p, words, heads)
     assert labels.shape == (2, 5, 3)
     assert torch.allclose(labels[1, :3], biaffine.score_labels(p, words[1:, :3], heads[1:, :3])[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("projective", [False, True])
+def test_heads_with_one_root_lead_to_the_same_trees(projective):
+    lengths = [1, 2, 3, 5, 8, 8, 8, 8] * 10
+    arcs = torch.randn((len(lengths), 8, 9), generator=torch.Generator().manual_seed(0))
+    arcs[:, :, 0] += torch.arange(len(lengths))[:, None] % 3  # in some of them many words want the root
+    places = torch.arange(9)
+    beyond = places[None, None, :] > torch.tensor(lengths)[:, None, None]
+    arcs = arcs.masked_fill(beyond | (places[None, :] == places[1:, None])[None], float("-inf"))
+    is_word = places[None, :8] < torch.tensor(lengths)[:, None]
+    trees, asked = [], []
+    for start in (_likeliest_heads, _heads_with_one_root):
+        heads = start(arcs, is_word).numpy()
+        asked.append(int((~are_trees(heads, lengths)).sum()))
+        trees.append(best_trees(heads, lengths, lambda rows: arcs[rows].numpy(), projective=projective))
+    assert (trees[0] == trees[1]).all() and are_trees(trees[1], lengths).all()
+    assert 0 < asked[1] < asked[0]
 
 
 def test_they_learn_with_the_shared_encoder(encoders):

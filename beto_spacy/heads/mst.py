@@ -1,7 +1,7 @@
 """Trees from scores of arcs: the best one with a single root, projective or not. Numbers only.
 
-Scores are of arcs from a head to a dependent, heads counted from 1, and 0 stands for the root of it all. Mostly the
-best head of each word makes a tree already; where it doesn't, the best spanning arborescence is found by the algorithm
+Scores are of arcs from a head to a dependent, heads counted from 1, and 0 stands for the root of it all. Often the
+best heads of all words make a tree already; where they don't, the best spanning arborescence is found by the algorithm
 of Chu and Liu (1965) and Edmonds (1967), or the best projective tree by that of Eisner (1996).
 """
 
@@ -20,11 +20,11 @@ def best_trees(
 ) -> numpy.ndarray:
     """Find the best tree of each sentence; exactly one word of it hangs on the root.
 
-    heads: The best head of each word by itself, from 1, or 0 for the root; 0 beyond the end. *Shape:* (n_sentences,
-        length)
+    heads: Heads that no tree's are better than, from 1, or 0 for the root: the best of each word by itself, or the best
+        with a single word on the root. 0 beyond the end. *Shape:* (n_sentences, length)
     lengths: Words of each sentence.
     scores_of: Gives the scores of the arcs of some sentences, *shape:* (n_chosen, length, 1 + length): [sentence,
-        dependent, head]. Asked once, of those whose best heads make no tree.
+        dependent, head]. Asked once, of those whose heads make no tree.
     projective: Whether no arcs may cross.
     Returns the head of each word, as ``heads``.
     """
