@@ -34,6 +34,8 @@ _LONGEST_ACRONYM = 5
 _LONGEST_PARTICLE = 3
 _FUTURE = re.compile(r"(.*[aeií]r)(é|ás|á|emos|éis|án|ía|ías|íamos|íais|ían)")
 _FIRST_CONJUGATION = re.compile(r"(.*?)(ad[oa]s?|ando|(?<!i)ó|aron|aban?|abas|ábamos)")
+#: Also of ser, which is an auxiliary in treebanks.
+_PAST_OF_IR = re.compile(r"fu[ieé]")
 #: What a noun, an adjective or a participle may end in.
 _LIKE_A_NAME = re.compile(r"((?<![ae]nd)o|[ae]s|(?<![aei]m)os|[ai]da)$")
 _OF_ADJECTIVES = ("osa", "iva", "ica", "aria")
@@ -200,7 +202,8 @@ class BetoLemmatizer(Pipe):
         found = self._rules.rule_lemmatize(token)[0].strip()  # a space stands for the pronouns that it doesn't find
         self._rules.cache.clear()  # it has no bound, and there is one here
         if pos in ("VERB", "AUX"):
-            return self._verb(token, found)
+            lemma = self._verb(token, found)
+            return "ir" if pos == "VERB" and lemma == "ser" and _PAST_OF_IR.match(low) else lemma
         if pos == "ADJ":
             return self._adjective(low, token.morph.to_dict(), found)
         if pos == "NOUN":

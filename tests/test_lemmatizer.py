@@ -24,6 +24,8 @@ REGRESSIONS = [
     ("actúa", "VERB", PRESENT, "actuar"),
     ("continúan", "VERB", PRESENT.replace("Sing", "Plur"), "continuar"),
     ("oye", "VERB", PRESENT, "oír"),
+    ("fuimos", "VERB", "Mood=Ind|Tense=Past|VerbForm=Fin", "ir"),
+    ("fuimos", "AUX", "Mood=Ind|Tense=Past|VerbForm=Fin", "ser"),
     ("hay", "VERB", PRESENT, "haber"),
     ("vendrán", "VERB", FUTURE, "venir"),
     ("dirá", "VERB", FUTURE, "decir"),
