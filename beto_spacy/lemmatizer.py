@@ -13,11 +13,13 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Set, Tuple, Union
 
+import numpy
 import srsly
 from spacy import util
+from spacy.attrs import LEMMA, MORPH, ORTH, POS
 from spacy.lang.es.lemmatizer import SpanishLemmatizer
 from spacy.language import Language
-from spacy.lookups import Lookups, load_lookups
+from spacy.lookups import Lookups, Table, load_lookups
 from spacy.pipeline import Pipe
 from spacy.tokens import Doc, Token
 from spacy.training import Example
@@ -87,6 +89,7 @@ class BetoLemmatizer(Pipe):
         self._seen: Dict[str, str] = {}
         self._lemmas: Dict[str, Set[str]] = {}
         self._single: Dict[str, Tuple[str, bool]] = {}
+        self._tables = Lookups()
         self._rules = SpanishLemmatizer(vocab, None, mode="rule")
         self._known: Dict[str, Set[str]] = {}
         self._cache: Dict[Tuple[int, int, int], str] = {}
@@ -116,7 +119,8 @@ class BetoLemmatizer(Pipe):
             self._set_tables(lookups or _load_tables())
 
     def _set_tables(self, lookups: Lookups) -> None:
-        self._rules.initialize(lookups=lookups)
+        self._tables = lookups
+        self._rules.initialize(lookups=_searched_quickly(lookups))
         index, table = lookups.get_table("lemma_index"), lookups.get_table("lemma_lookup")
         known = {pos: set(index.get(pos.lower(), ())) for pos in _OPEN}
         known["VERB"].update(lemma for lemma in table.values() if lemma.endswith(("ar", "er", "ir", "ír")))
@@ -129,9 +133,16 @@ class BetoLemmatizer(Pipe):
 
     def __call__(self, doc: Doc) -> Doc:
         """Set the lemmas of a document."""
-        for token in doc:
-            if self.overwrite or not token.lemma:
-                token.lemma_ = self.lemmatize(token)
+        if not len(doc):
+            return doc
+        attrs = doc.to_array([ORTH, POS, MORPH, LEMMA])
+        found = [self._cache.get(key) for key in map(tuple, attrs[:, :3].tolist())]
+        # Their strings are added each time: those of a memory zone go with it.
+        add = self.vocab.strings.add
+        lemmas = [add(lemma or self.lemmatize(doc[i])) for i, lemma in enumerate(found)]
+        before = attrs[:, 3]
+        kept = (before != 0) & (not self.overwrite)
+        doc.from_array([LEMMA], numpy.where(kept, before, numpy.asarray(lemmas, dtype="u8")))
         return doc
 
     def lemmatize(self, token: Token) -> str:
@@ -193,7 +204,7 @@ class BetoLemmatizer(Pipe):
         return ""
 
     def _listed(self, form: str) -> str:
-        return self._rules.lookups.get_table("lemma_lookup").get(form, "")
+        return self._tables.get_table("lemma_lookup").get(form, "")
 
     def _derive(self, token: Token) -> str:
         low, pos = token.lower_, token.pos_
@@ -283,7 +294,7 @@ class BetoLemmatizer(Pipe):
         """Save the component: ``seen.msgpack`` and, if it uses them, the tables."""
         writers: Dict[str, Callable] = {"seen.msgpack": lambda p: srsly.write_msgpack(p, self._seen)}
         if self.tables:
-            writers["lookups"] = lambda p: self._rules.lookups.to_disk(p)
+            writers["lookups"] = lambda p: self._tables.to_disk(p)
         util.to_disk(path, writers, exclude)
 
     def from_disk(self, path: Union[str, Path], *, exclude: Iterable[str] = tuple()) -> "BetoLemmatizer":
@@ -301,7 +312,7 @@ class BetoLemmatizer(Pipe):
         """Save the component to bytes."""
         writers: Dict[str, Callable] = {"seen": lambda: srsly.msgpack_dumps(self._seen)}
         if self.tables:
-            writers["lookups"] = self._rules.lookups.to_bytes
+            writers["lookups"] = self._tables.to_bytes
         return util.to_bytes(writers, exclude)
 
     def from_bytes(self, bytes_data: bytes, *, exclude: Iterable[str] = tuple()) -> "BetoLemmatizer":
@@ -353,6 +364,16 @@ def _load_tables() -> Lookups:
             "The lemmatizer wants the tables of spacy-lookups-data, and they aren't there.",
             "Install them: pip install 'beto-spacy[lookups]', or set 'tables' to false.",
         ) from error
+
+
+def _searched_quickly(lookups: Lookups) -> Lookups:
+    """The same tables, but with sets where the rules look for a word in a list of thousands."""
+    quick = Lookups()
+    for name in lookups.tables:
+        quick.set_table(name, lookups.get_table(name))
+    index = lookups.get_table("lemma_index")
+    quick.set_table("lemma_index", Table("lemma_index", {pos: frozenset(words) for pos, words in index.items()}))
+    return quick
 
 
 def _singular(word: str, exists: Callable[[str], bool]) -> str:
