@@ -5,9 +5,10 @@ best heads of all words make a tree already; where they don't, the best spanning
 of Chu and Liu (1965) and Edmonds (1967), or the best projective tree by that of Eisner (1996).
 """
 
-from typing import Callable, List, Sequence
+from typing import Callable, List, Sequence, Tuple
 
 import numpy
+from numpy.lib.stride_tricks import as_strided
 from ufal.chu_liu_edmonds import chu_liu_edmonds
 
 
@@ -32,9 +33,11 @@ def best_trees(
     done = are_trees(heads, lengths)
     crosses = [done[row] and projective and not is_projective(heads[row, :n]) for row, n in enumerate(lengths)]
     rows = numpy.flatnonzero(~done | crosses).tolist()
-    for row, scores in zip(rows, scores_of(rows) if rows else ()):
-        scores = scores[: lengths[row], : lengths[row] + 1]
-        heads[row, : lengths[row]] = _eisner(scores) if projective else _arborescence(scores)
+    if rows and projective:
+        heads[rows] = _eisner(scores_of(rows), [lengths[row] for row in rows])
+    elif rows:
+        for row, scores in zip(rows, scores_of(rows)):
+            heads[row, : lengths[row]] = _arborescence(scores[: lengths[row], : lengths[row] + 1])
     return heads
 
 
@@ -72,49 +75,80 @@ def _arborescence(scores: numpy.ndarray) -> numpy.ndarray:
     return numpy.asarray(heads[1:], dtype="i8")
 
 
-def _eisner(scores: numpy.ndarray) -> numpy.ndarray:
-    """The best projective tree; spans of words are put together from shorter ones."""
-    n = len(scores)
-    arcs = numpy.zeros((n + 1, n + 1))  # [head, dependent], among words 1..n
-    arcs[:, 1:] = scores.T
+def _eisner(scores: numpy.ndarray, lengths: Sequence[int]) -> numpy.ndarray:
+    """The best projective tree of each sentence; spans of words are put together from shorter ones, all of a width at
+    once.
+
+    scores: *Shape:* (n_sentences, length, 1 + length): [sentence, dependent, head]
+    *Shape of the result:* (n_sentences, length)
+    """
+    n_sentences, n = scores.shape[:2]
+    arcs = numpy.zeros((n_sentences, n + 1, n + 1), dtype=scores.dtype)  # [head, dependent], among words 1..n
+    arcs[:, :, 1:] = scores.transpose(0, 2, 1)
     # Complete (0) and incomplete (1) spans with the head on the left and on the right, and where they were joined.
-    left = numpy.full((2, n + 2, n + 2), -numpy.inf)
-    right = numpy.full((2, n + 2, n + 2), -numpy.inf)
-    joined = numpy.zeros((4, n + 2, n + 2), dtype=int)
-    for i in range(1, n + 1):
-        left[0, i, i] = right[0, i, i] = 0.0
+    left, right = (numpy.full((2, n_sentences, n + 1, n + 1), -numpy.inf, dtype=scores.dtype) for _ in range(2))
+    joined = numpy.zeros((3, n_sentences, n + 1, n + 1), dtype="i4")
+    every = numpy.arange(1, n + 1)
+    left[0, :, every, every] = right[0, :, every, every] = 0.0
     for width in range(1, n):
-        for i in range(1, n - width + 1):
-            j = i + width
-            inner = left[0, i, i:j] + right[0, i + 1 : j + 1, j]
-            k = int(inner.argmax())
-            joined[0, i, j] = i + k
-            left[1, i, j] = inner[k] + arcs[i, j]
-            right[1, i, j] = inner[k] + arcs[j, i]
-            outer = left[1, i, i + 1 : j + 1] + left[0, i + 1 : j + 1, j]
-            k = int(outer.argmax())
-            joined[1, i, j] = i + 1 + k
-            left[0, i, j] = outer[k]
-            outer = right[0, i, i:j] + right[1, i:j, j]
-            k = int(outer.argmax())
-            joined[2, i, j] = i + k
-            right[0, i, j] = outer[k]
-    roots = [right[0, 1, r] + left[0, r, n] + arcs[0, r] for r in range(1, n + 1)]
-    root = 1 + int(numpy.argmax(roots))
-    heads = numpy.zeros(n + 1, dtype="i8")
+        i = numpy.arange(1, n - width + 1)
+        j = i + width
+        inner, k = _best(_from(left[0], 0, width), _ending(right[0], 1, width))
+        joined[0][:, i, j] = i + k
+        left[1][:, i, j] = inner + arcs[:, i, j]
+        right[1][:, i, j] = inner + arcs[:, j, i]
+        left[0][:, i, j], k = _best(_from(left[1], 1, width), _ending(left[0], 1, width))
+        joined[1][:, i, j] = i + 1 + k
+        right[0][:, i, j], k = _best(_from(right[0], 0, width), _ending(right[1], 0, width))
+        joined[2][:, i, j] = i + k
+    heads = numpy.zeros((n_sentences, n), dtype="i8")
+    for row, length in enumerate(lengths):
+        words = numpy.arange(1, length + 1)
+        roots = right[0, row, 1, words] + left[0, row, words, length] + arcs[row, 0, words]
+        heads[row, :length] = _read(joined[:, row].tolist(), int(words[roots.argmax()]), length)
+    return heads
+
+
+def _from(spans: numpy.ndarray, first: int, width: int) -> numpy.ndarray:
+    """Spans from each word i to those from i + ``first`` on, ``width`` of them. *Shape:* (n_sentences, n - width,
+    width)"""
+    n = spans.shape[1] - 1
+    sentence, row, column = spans.strides
+    shape, strides = (len(spans), n - width, width), (sentence, row + column, column)
+    return as_strided(spans[:, 1:, 1 + first :], shape, strides, writeable=False)
+
+
+def _ending(spans: numpy.ndarray, first: int, width: int) -> numpy.ndarray:
+    """Spans that end ``width`` words after each word i, and begin from i + ``first`` on. *Shape:* as of `_from`"""
+    n = spans.shape[1] - 1
+    sentence, row, column = spans.strides
+    shape, strides = (len(spans), n - width, width), (sentence, row + column, row)
+    return as_strided(spans[:, 1 + first :, 1 + width :], shape, strides, writeable=False)
+
+
+def _best(before: numpy.ndarray, after: numpy.ndarray) -> Tuple[numpy.ndarray, numpy.ndarray]:
+    """The best sum of two parts of each span, and which it is."""
+    sums = before + after
+    which = sums.argmax(axis=2)
+    return numpy.take_along_axis(sums, which[:, :, None], axis=2)[:, :, 0], which
+
+
+def _read(joined: List[List[List[int]]], root: int, n: int) -> List[int]:
+    """The heads of a sentence, of where its spans were joined."""
+    heads = [0] * (n + 1)
     todo = [("right", 0, 1, root), ("left", 0, root, n)]
     while todo:
         side, incomplete, i, j = todo.pop()
         if i == j:
             continue
         if incomplete:
-            k = joined[0, i, j]
+            k = joined[0][i][j]
             heads[j if side == "left" else i] = i if side == "left" else j
             todo += [("left", 0, i, k), ("right", 0, k + 1, j)]
         elif side == "left":
-            k = joined[1, i, j]
+            k = joined[1][i][j]
             todo += [("left", 1, i, k), ("left", 0, k, j)]
         else:
-            k = joined[2, i, j]
+            k = joined[2][i][j]
             todo += [("right", 0, i, k), ("right", 1, k, j)]
     return heads[1:]
