@@ -85,52 +85,57 @@ def _eisner(scores: numpy.ndarray, lengths: Sequence[int]) -> numpy.ndarray:
     n_sentences, n = scores.shape[:2]
     arcs = numpy.zeros((n_sentences, n + 1, n + 1), dtype=scores.dtype)  # [head, dependent], among words 1..n
     arcs[:, :, 1:] = scores.transpose(0, 2, 1)
-    # Complete (0) and incomplete (1) spans with the head on the left and on the right, and where they were joined.
-    left, right = (numpy.full((2, n_sentences, n + 1, n + 1), -numpy.inf, dtype=scores.dtype) for _ in range(2))
-    joined = numpy.zeros((3, n_sentences, n + 1, n + 1), dtype="i4")
+    # Of spans with the head on the left and on the right, complete and not: [from, to], and some as [to, from], so that
+    # what is summed lies together. Where they were joined.
+    shape = (n_sentences, n + 1, n + 1)
+    left, left_to, left_open, right, right_to, right_open_to = (
+        numpy.full(shape, -numpy.inf, dtype=scores.dtype) for _ in range(6)
+    )
+    joined = numpy.zeros((3, *shape), dtype="i4")
     every = numpy.arange(1, n + 1)
-    left[0, :, every, every] = right[0, :, every, every] = 0.0
+    for spans in (left, left_to, right, right_to):
+        spans[:, every, every] = 0.0
     for width in range(1, n):
-        i = numpy.arange(1, n - width + 1)
-        j = i + width
-        inner, k = _best(_from(left[0], 0, width), _ending(right[0], 1, width))
-        joined[0][:, i, j] = i + k
-        left[1][:, i, j] = inner + arcs[:, i, j]
-        right[1][:, i, j] = inner + arcs[:, j, i]
-        left[0][:, i, j], k = _best(_from(left[1], 1, width), _ending(left[0], 1, width))
-        joined[1][:, i, j] = i + 1 + k
-        right[0][:, i, j], k = _best(_from(right[0], 0, width), _ending(right[1], 0, width))
-        joined[2][:, i, j] = i + k
+        starts = numpy.arange(1, n - width + 1, dtype="i4")
+        inner, k = _best(_runs(left, 0, 0, width), _runs(right_to, width, 1, width))
+        _ends(joined[0], 0, width, width)[:] = starts + k
+        _ends(left_open, 0, width, width)[:] = inner + _ends(arcs, 0, width, width)
+        _ends(right_open_to, width, 0, width)[:] = inner + _ends(arcs, width, 0, width)
+        found, k = _best(_runs(left_open, 0, 1, width), _runs(left_to, width, 1, width))
+        _ends(left, 0, width, width)[:] = _ends(left_to, width, 0, width)[:] = found
+        _ends(joined[1], 0, width, width)[:] = starts + 1 + k
+        found, k = _best(_runs(right, 0, 0, width), _runs(right_open_to, width, 0, width))
+        _ends(right, 0, width, width)[:] = _ends(right_to, width, 0, width)[:] = found
+        _ends(joined[2], 0, width, width)[:] = starts + k
     heads = numpy.zeros((n_sentences, n), dtype="i8")
     for row, length in enumerate(lengths):
         words = numpy.arange(1, length + 1)
-        roots = right[0, row, 1, words] + left[0, row, words, length] + arcs[row, 0, words]
+        roots = right[row, 1, words] + left[row, words, length] + arcs[row, 0, words]
         heads[row, :length] = _read(joined[:, row].tolist(), int(words[roots.argmax()]), length)
     return heads
 
 
-def _from(spans: numpy.ndarray, first: int, width: int) -> numpy.ndarray:
-    """Spans from each word i to those from i + ``first`` on, ``width`` of them. *Shape:* (n_sentences, n - width,
-    width)"""
-    n = spans.shape[1] - 1
+def _runs(spans: numpy.ndarray, down: int, right: int, width: int) -> numpy.ndarray:
+    """Of each word i the spans [i + ``down``, i + ``right``] and on, ``width`` of them. A view, *shape:* (n_sentences,
+    n - width, width)"""
     sentence, row, column = spans.strides
-    shape, strides = (len(spans), n - width, width), (sentence, row + column, column)
-    return as_strided(spans[:, 1:, 1 + first :], shape, strides, writeable=False)
+    shape = (len(spans), spans.shape[1] - 1 - width, width)
+    return as_strided(spans[:, 1 + down :, 1 + right :], shape, (sentence, row + column, column), writeable=False)
 
 
-def _ending(spans: numpy.ndarray, first: int, width: int) -> numpy.ndarray:
-    """Spans that end ``width`` words after each word i, and begin from i + ``first`` on. *Shape:* as of `_from`"""
-    n = spans.shape[1] - 1
+def _ends(spans: numpy.ndarray, down: int, right: int, width: int) -> numpy.ndarray:
+    """Of each word i the span [i + ``down``, i + ``right``]. A view, *shape:* (n_sentences, n - width)"""
     sentence, row, column = spans.strides
-    shape, strides = (len(spans), n - width, width), (sentence, row + column, row)
-    return as_strided(spans[:, 1 + first :, 1 + width :], shape, strides, writeable=False)
+    shape = (len(spans), spans.shape[1] - 1 - width)
+    return as_strided(spans[:, 1 + down :, 1 + right :], shape, (sentence, row + column))
 
 
 def _best(before: numpy.ndarray, after: numpy.ndarray) -> Tuple[numpy.ndarray, numpy.ndarray]:
     """The best sum of two parts of each span, and which it is."""
     sums = before + after
     which = sums.argmax(axis=2)
-    return numpy.take_along_axis(sums, which[:, :, None], axis=2)[:, :, 0], which
+    rows = sums.reshape(-1, sums.shape[2])
+    return rows[numpy.arange(len(rows)), which.reshape(-1)].reshape(which.shape), which
 
 
 def _read(joined: List[List[List[int]]], root: int, n: int) -> List[int]:
