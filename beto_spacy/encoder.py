@@ -227,6 +227,7 @@ class EncoderShim(TorchShim):
         `quantize.py`.
     attention_dropout: Of attention's probabilities, in training; None for what the encoder's own config says.
     gradient_checkpointing: Compute each layer again for its gradients, instead of keeping what it computed.
+    mask_rate: Of the wordpieces, in training, that the tokenizer's mask stands for.
     """
 
     def __init__(
@@ -235,6 +236,7 @@ class EncoderShim(TorchShim):
         precision: str = "fp32",
         attention_dropout: Optional[float] = None,
         gradient_checkpointing: bool = False,
+        mask_rate: float = 0.0,
     ):
         if precision not in PRECISIONS:
             raise EncoderError(
@@ -244,10 +246,15 @@ class EncoderShim(TorchShim):
             raise EncoderError(
                 "B330", f"Attention can't have a dropout of {attention_dropout}.", "Set it from 0 to below 1, or null."
             )
+        if not 0 <= mask_rate < 1:
+            raise EncoderError(
+                "B332", f"No mask can stand for {mask_rate} of the wordpieces.", "Set it from 0 to below 1."
+            )
         super().__init__(None)
         self.precision = precision
         self.attention_dropout = attention_dropout
         self.gradient_checkpointing = gradient_checkpointing
+        self.mask_rate = mask_rate
         self.tokenizer: Optional[PreTrainedTokenizerFast] = None
         self.wordpieces: Optional[Wordpieces] = None
 
@@ -260,6 +267,8 @@ class EncoderShim(TorchShim):
                 "No encoder starts in 8-bit integers.",
                 "Train in fp32, then call 'beto-spacy quantize'; it sets the precision.",
             )
+        if self.mask_rate and checkpoint.tokenizer.mask_token_id is None:
+            raise EncoderError("B333", "The encoder's tokenizer has no mask.", "Set 'mask_rate' to 0.")
         if not isinstance(checkpoint.model, OnnxModel):
             self._prepare_training(checkpoint.model)
         self._model = checkpoint.model.to(device)
@@ -321,8 +330,11 @@ class EncoderShim(TorchShim):
     def begin_update(
         self, batches: Iterable[Tuple[numpy.ndarray, numpy.ndarray]]
     ) -> Tuple[List[torch.Tensor], Callable[[List[torch.Tensor]], None]]:
-        """The same in training: with dropout, and with a callback that takes the gradients of the hidden states."""
+        """The same in training: with dropout and masks, and with a callback that takes the gradients of the hidden
+        states."""
         self.encoder.train()
+        if self.mask_rate:
+            batches = [(self._masked(ids), mask) for ids, mask in batches]
         with self._autocast(training=True), QuickAttention():
             outputs = [self._forward(ids, mask) for ids, mask in batches]
 
@@ -332,6 +344,11 @@ class EncoderShim(TorchShim):
                 torch.autograd.backward([outputs.pop()], [d_outputs.pop()])
 
         return [output.detach() for output in outputs], backprop
+
+    def _masked(self, input_ids: numpy.ndarray) -> numpy.ndarray:
+        chosen = (torch.rand(input_ids.shape) < self.mask_rate).numpy()
+        chosen &= ~numpy.isin(input_ids, self.tokenizer.all_special_ids)
+        return numpy.where(chosen, self.tokenizer.mask_token_id, input_ids)
 
     def finish_update(self, optimizer: Optimizer) -> None:
         """Update the weights with the gradients of all runs since the last update."""
@@ -373,6 +390,7 @@ def make_encoder(
     precision: str = "fp32",
     attention_dropout: Optional[float] = None,
     gradient_checkpointing: bool = False,
+    mask_rate: float = 0.0,
 ) -> Model[List[Doc], EncoderBatch]:
     """Build the encoder model ``beto_spacy.Encoder.v1``: documents in, features by wordpiece out.
 
@@ -387,9 +405,14 @@ def make_encoder(
         CPU trains faster and in less memory, since attention is computed in one piece then.
     gradient_checkpointing: In training, compute each layer again for its gradients, instead of keeping what it
         computed: a quarter slower, in much less memory.
+    mask_rate: In training the tokenizer's mask stands for so many of the wordpieces, at random (Kondratyuk and Straka
+        2019): the heads learn to read the words around. Helps a long training on few texts; a short one learns later.
     """
     shim = EncoderShim(
-        precision=precision, attention_dropout=attention_dropout, gradient_checkpointing=gradient_checkpointing
+        precision=precision,
+        attention_dropout=attention_dropout,
+        gradient_checkpointing=gradient_checkpointing,
+        mask_rate=mask_rate,
     )
     if batch_wordpieces < 1:
         raise EncoderError("B314", "A batch needs room for wordpieces.", "Set 'batch_wordpieces' to 1 or more.")

@@ -103,6 +103,7 @@ def make_encoder_tok2vec(
     precision: str = "fp32",
     attention_dropout: Optional[float] = None,
     gradient_checkpointing: bool = False,
+    mask_rate: float = 0.0,
     grad_factor: float = 1.0,
 ) -> Model[List[Doc], List[Floats2d]]:
     """Build ``beto_spacy.EncoderTok2Vec.v1``: the token vectors of an encoder that the head has for itself.
@@ -111,7 +112,7 @@ def make_encoder_tok2vec(
     `make_listener`.
     """
     encoder = make_encoder(
-        name, window, context, batch_wordpieces, precision, attention_dropout, gradient_checkpointing
+        name, window, context, batch_wordpieces, precision, attention_dropout, gradient_checkpointing, mask_rate
     )
     reader = chain(chain(encoder, split_trf_batch()), trfs2arrays(pooling, grad_factor))
     return _make_model(reader)

@@ -41,6 +41,7 @@ batch_wordpieces = 512
 precision = "fp32"
 attention_dropout = null
 gradient_checkpointing = false
+mask_rate = 0.0
 """
 )
 

@@ -1,5 +1,6 @@
 """The encoder against Hugging Face's own, for each family; what can't be loaded; strange documents."""
 
+import copy
 import json
 import random
 import shutil
@@ -19,7 +20,7 @@ from transformers import AutoModel, AutoTokenizer, BertConfig, BertForMaskedLM, 
 from beto_spacy import checkpoint
 from beto_spacy.checkpoint import load_checkpoint, sequence_limit
 from beto_spacy.dropout import CpuDropout, QuickAttention
-from beto_spacy.encoder import DocGradients, Wordpieces, make_encoder
+from beto_spacy.encoder import DocGradients, EncoderShim, Wordpieces, make_encoder
 from beto_spacy.errors import BetoError, EncoderError, ProjectError
 from beto_spacy.listener import make_listener
 from beto_spacy.vocabulary import build_encoder
@@ -423,6 +424,41 @@ def test_attention_dropout_that_cannot_be(encoders):
         make_encoder("x", attention_dropout=1.0)
     with pytest.raises(EncoderError, match="B329"):
         checkpoint.set_attention_dropout(torch.nn.Sequential(torch.nn.Dropout(0.1)), 0.0)
+
+
+def test_masks_stand_for_wordpieces_in_training_only(encoders):
+    nlp = spacy.blank("es")
+    docs = [nlp(" ".join(SENTENCES)) for _ in range(20)]
+    seen = {}
+    for rate in (0.0, 0.3):
+        model = make_encoder(encoders["bert"], mask_rate=rate)
+        model.initialize()
+        shim = model.shims[0]
+        runs = []
+        shim._forward = lambda ids, mask, runs=runs, run=shim._forward: runs.append((ids, mask)) or run(ids, mask)
+        torch.manual_seed(0)
+        model(docs, is_train=True)
+        seen[rate], runs[:] = list(runs), []
+        model.predict(docs)
+        for (ids, _), (plain, _) in zip(runs, seen[0.0]):
+            assert (ids == plain).all()
+    tokenizer = shim.tokenizer
+    ids, plain = (numpy.concatenate([ids.ravel() for ids, _ in seen[rate]]) for rate in (0.3, 0.0))
+    masked, special = ids == tokenizer.mask_token_id, numpy.isin(plain, tokenizer.all_special_ids)
+    assert (ids[~masked] == plain[~masked]).all() and special.any() and not masked[special].any()
+    assert masked[~special].mean() == pytest.approx(0.3, abs=0.05)
+
+
+def test_masks_that_cannot_be(encoders):
+    with pytest.raises(EncoderError, match="B332"):
+        make_encoder("x", mask_rate=1.0)
+    model = make_encoder(encoders["bert"])
+    model.initialize()
+    shim = EncoderShim(mask_rate=0.1)
+    tokenizer = copy.deepcopy(model.shims[0].tokenizer)
+    tokenizer.mask_token = None
+    with pytest.raises(EncoderError, match="B333"):
+        shim.set_checkpoint(checkpoint.Checkpoint(model.shims[0].encoder, tokenizer))
 
 
 def test_dropout_by_bits_is_dropout():
