@@ -11,6 +11,9 @@ import numpy
 from numpy.lib.stride_tricks import as_strided
 from ufal.chu_liu_edmonds import chu_liu_edmonds
 
+#: Of words, that spans are kept of at once: what is kept stays in the cache.
+_PAIRS = 1 << 18
+
 
 def best_trees(
     heads: numpy.ndarray,
@@ -34,7 +37,10 @@ def best_trees(
     crosses = [done[row] and projective and not is_projective(heads[row, :n]) for row, n in enumerate(lengths)]
     rows = numpy.flatnonzero(~done | crosses).tolist()
     if rows and projective:
-        heads[rows] = _eisner(scores_of(rows), [lengths[row] for row in rows])
+        scores, at_once = scores_of(rows), max(1, _PAIRS // heads.shape[1] ** 2)
+        for i in range(0, len(rows), at_once):
+            some = rows[i : i + at_once]
+            heads[some] = _eisner(scores[i : i + at_once], [lengths[row] for row in some])
     elif rows:
         for row, scores in zip(rows, scores_of(rows)):
             heads[row, : lengths[row]] = _arborescence(scores[: lengths[row], : lengths[row] + 1])
@@ -111,7 +117,7 @@ def _eisner(scores: numpy.ndarray, lengths: Sequence[int]) -> numpy.ndarray:
     for row, length in enumerate(lengths):
         words = numpy.arange(1, length + 1)
         roots = right[row, 1, words] + left[row, words, length] + arcs[row, 0, words]
-        heads[row, :length] = _read(joined[:, row].tolist(), int(words[roots.argmax()]), length)
+        heads[row, :length] = _read(joined[:, row], int(words[roots.argmax()]), length)
     return heads
 
 
@@ -138,7 +144,7 @@ def _best(before: numpy.ndarray, after: numpy.ndarray) -> Tuple[numpy.ndarray, n
     return rows[numpy.arange(len(rows)), which.reshape(-1)].reshape(which.shape), which
 
 
-def _read(joined: List[List[List[int]]], root: int, n: int) -> List[int]:
+def _read(joined: numpy.ndarray, root: int, n: int) -> List[int]:
     """The heads of a sentence, of where its spans were joined."""
     heads = [0] * (n + 1)
     todo = [("right", 0, 1, root), ("left", 0, root, n)]
@@ -147,13 +153,13 @@ def _read(joined: List[List[List[int]]], root: int, n: int) -> List[int]:
         if i == j:
             continue
         if incomplete:
-            k = joined[0][i][j]
+            k = int(joined[0, i, j])
             heads[j if side == "left" else i] = i if side == "left" else j
             todo += [("left", 0, i, k), ("right", 0, k + 1, j)]
         elif side == "left":
-            k = joined[1][i][j]
+            k = int(joined[1, i, j])
             todo += [("left", 1, i, k), ("left", 0, k, j)]
         else:
-            k = joined[2][i][j]
+            k = int(joined[2, i, j])
             todo += [("right", 0, i, k), ("right", 1, k, j)]
     return heads[1:]
