@@ -231,6 +231,8 @@ def test_scores_do_not_depend_on_what_shares_the_batch():
     torch.nn.init.normal_(module.label_weight)
     torch.nn.init.normal_(module.arc_places)
     torch.nn.init.normal_(module.label_sides)
+    torch.nn.init.normal_(module.gate_dependents)
+    torch.nn.init.normal_(module.gate_heads)
     p = module(torch.randn(9, 8))
     words = torch.tensor([[0, 1, 2, 3, 4], [5, 6, 7, 0, 0]])
     arcs = biaffine.score_arcs(p, words, torch.tensor([5, 3]))
@@ -241,6 +243,32 @@ def test_scores_do_not_depend_on_what_shares_the_batch():
     labels = biaffine.score_labels(p, words, heads)
     assert labels.shape == (2, 5, 3)
     assert torch.allclose(labels[1, :3], biaffine.score_labels(p, words[1:, :3], heads[1:, :3])[0], atol=1e-5)
+
+
+def test_words_between_part_a_word_and_its_head():
+    torch.manual_seed(0)
+    module = biaffine.BiaffineProjections(8, 3, arc_width=5, label_width=4, dropout=0.0).eval()
+    for weight in (module.gate_dependents, module.gate_heads):
+        torch.nn.init.normal_(weight)
+    k = biaffine.N_GATES
+    with torch.no_grad():
+        projections = module(torch.randn(9, 8))
+        words, lengths = torch.tensor([[4, 5, 6, 7, 8], [1, 2, 3, 0, 0]]), torch.tensor([5, 3])
+        scores = biaffine.score_arcs(projections, words, lengths)
+        without = projections._replace(gate_dependents=torch.zeros(6, 2 * k), gate_heads=torch.zeros(5, 2 * k))
+        part = scores - biaffine.score_arcs(without, words, lengths)
+        for row, n in enumerate(lengths.tolist()):
+            for word in range(n):
+                assert part[row, word, 0] == 0
+                for head in set(range(n)) - {word}:
+                    low, high = sorted((word, head))
+                    between = sum((projections.gates[words[row, i]] for i in range(low + 1, high)), torch.zeros(k))
+                    side = slice(0, k) if head < word else slice(k, 2 * k)
+                    own = torch.cat([projections.arc_dependent[words[row, word]], torch.ones(1)])
+                    weight = (own @ projections.gate_dependents)[side]
+                    weight = weight + (projections.arc_head[words[row, head]] @ projections.gate_heads)[side]
+                    expected = (torch.log1p(between) * weight).sum()
+                    assert part[row, word, 1 + head] == pytest.approx(expected.item(), abs=1e-4)
 
 
 @pytest.mark.parametrize("projective", [False, True])

@@ -3,7 +3,9 @@
 Each word is projected four times: as the dependent and as the head of an arc, and the same for its label. Arcs are
 scored for all pairs of a sentence, labels for one head of each word only, so that the memory stays bounded. What a word
 thinks of a head also depends on how far away that is, and on which side, as in Qi et al. (2018); here by a vector for
-each distance, like the relative positions of Shaw et al. (2018). A word's label depends on its own dependents too: an
+each distance, like the relative positions of Shaw et al. (2018), and on what stands between: each word has learned how
+much it parts others (verbs, commas, conjunctions do), and that is summed, like the contextual positions of Golovneva et
+al. (2024). A word's label depends on its own dependents too: an
 object with a preposition is another thing than one without. Pure torch: spaCy is in `parser.py`, trees are in `mst.py`.
 """
 
@@ -15,6 +17,8 @@ import torch
 _DISTANCES = (2, 3, 4, 5, 7, 10, 15, 23)
 #: Words whose labels are scored at once on the CPU, so that what is between stays in its cache.
 _CHUNK = 64
+#: Ways in which words part others.
+N_GATES = 8
 #: Kinds of places that a head can have: the root, and each distance on either side.
 N_PLACES = 1 + 2 * (len(_DISTANCES) + 1)
 
@@ -27,6 +31,9 @@ class Projections(NamedTuple):
     arc_root, label_root: The root of it all as a head. *Shape:* (arc_width,), (label_width,)
     arc_weight: *Shape:* (arc_width + 1, arc_width)
     arc_places: By kind of place, see `head_places`. *Shape:* (arc_width + 1, N_PLACES)
+    gates: How much each word parts those on its sides, in each way, from 0. *Shape:* (n_words, N_GATES)
+    gate_dependents, gate_heads: What a word thinks of a head behind so much, and the head of the word; first those of
+        heads before the word, then after it. *Shape:* (arc_width + 1, 2 * N_GATES), (arc_width, 2 * N_GATES)
     label_weight: *Shape:* (n_labels, label_width + 1, label_width + 1)
     label_sides: By side of the head: it's the root, before the word, after it. *Shape:* (label_width + 1, 3 * n_labels)
     """
@@ -36,10 +43,13 @@ class Projections(NamedTuple):
     label_dependent: torch.Tensor
     label_head: torch.Tensor
     label_child: torch.Tensor
+    gates: torch.Tensor
     arc_root: torch.Tensor
     label_root: torch.Tensor
     arc_weight: torch.Tensor
     arc_places: torch.Tensor
+    gate_dependents: torch.Tensor
+    gate_heads: torch.Tensor
     label_weight: torch.Tensor
     label_sides: torch.Tensor
 
@@ -61,13 +71,16 @@ class BiaffineProjections(torch.nn.Module):
         self.label_dependent = torch.nn.Linear(width, label_width)
         self.label_head = torch.nn.Linear(width, label_width)
         self.label_child = torch.nn.Linear(width, label_width)
+        self.gates = torch.nn.Linear(width, N_GATES)
         self.arc_root = torch.nn.Parameter(torch.zeros(arc_width))
         self.label_root = torch.nn.Parameter(torch.zeros(label_width))
         self.arc_weight = torch.nn.Parameter(torch.zeros(arc_width + 1, arc_width))
         self.arc_places = torch.nn.Parameter(torch.zeros(arc_width + 1, N_PLACES))
+        self.gate_dependents = torch.nn.Parameter(torch.zeros(arc_width + 1, 2 * N_GATES))
+        self.gate_heads = torch.nn.Parameter(torch.zeros(arc_width, 2 * N_GATES))
         self.label_weight = torch.nn.Parameter(torch.zeros(n_labels, label_width + 1, label_width + 1))
         self.label_sides = torch.nn.Parameter(torch.zeros(label_width + 1, 3 * n_labels))
-        for linear in self._layers():
+        for linear in (*self._layers(), self.gates):
             torch.nn.init.xavier_uniform_(linear.weight)
             torch.nn.init.zeros_(linear.bias)
         torch.nn.init.normal_(self.arc_root, std=0.1)
@@ -80,8 +93,10 @@ class BiaffineProjections(torch.nn.Module):
         """vectors: *Shape:* (n_words, width)"""
         vectors = self.dropout(vectors)
         projected = (self.dropout(torch.nn.functional.gelu(layer(vectors))) for layer in self._layers())
-        weights = (self.arc_weight, self.arc_places, self.label_weight, self.label_sides)
-        return Projections(*projected, self.arc_root, self.label_root, *weights)
+        gates = torch.nn.functional.softplus(self.gates(vectors))
+        arcs = (self.arc_weight, self.arc_places, self.gate_dependents, self.gate_heads)
+        labels = (self.label_weight, self.label_sides)
+        return Projections(*projected, gates, self.arc_root, self.label_root, *arcs, *labels)
 
 
 def _with_one(tensor: torch.Tensor) -> torch.Tensor:
@@ -115,10 +130,35 @@ def score_arcs(projections: Projections, words: torch.Tensor, lengths: torch.Ten
     by_place = dependents @ projections.arc_places
     kinds = head_places(length, words.device).expand(len(words), -1, -1)
     scores = dependents @ projections.arc_weight @ heads.transpose(1, 2) + by_place.gather(2, kinds)
+    scores = scores + _score_between(projections, words, dependents, heads)
     places = torch.arange(1 + length, device=words.device)
     never = places[None, None, :] > lengths[:, None, None]
     itself = places[None, :] == places[1:, None]
     return scores.masked_fill(never | itself[None], float("-inf"))
+
+
+def _score_between(
+    projections: Projections, words: torch.Tensor, dependents: torch.Tensor, heads: torch.Tensor
+) -> torch.Tensor:
+    """The part of the scores of arcs that comes of the words between.
+
+    words: As in `score_arcs`, which also has ``dependents`` and ``heads``.
+    *Shape of the result:* (n_sentences, length, 1 + length); nothing of it is for the root.
+    """
+    length = words.shape[1]
+    # The sums up to each word, without it and with it; of the root there is nothing.
+    upto = torch.nn.functional.pad(projections.gates[words].cumsum(dim=1), (0, 0, 1, 0))
+    before = torch.nn.functional.pad(upto[:, :-1], (0, 0, 1, 0))
+    places = torch.arange(1 + length, device=words.device)
+    is_before = (places[None, :] < places[1:, None])[..., None]
+    between = torch.where(is_before, before[:, 1:, None] - upto[:, None], before[:, None] - upto[:, 1:, None])
+    weights = dependents @ projections.gate_dependents, heads @ projections.gate_heads
+    (own_before, own_after), (other_before, other_after) = (weight.chunk(2, dim=-1) for weight in weights)
+    weight = torch.where(
+        is_before, own_before[:, :, None] + other_before[:, None], own_after[:, :, None] + other_after[:, None]
+    )
+    scores = (between.clamp_min(0.0).log1p() * weight).sum(dim=-1)
+    return scores * (places > 0)
 
 
 def score_labels(projections: Projections, words: torch.Tensor, heads: torch.Tensor) -> torch.Tensor:

@@ -29,7 +29,7 @@ _DEFAULT_MODEL = default_model("beto_spacy.Biaffine.v1", arc_width=128, label_wi
 _MOST_WORDS = 1_000
 #: Padded words, and padded pairs of words, that are worked on at once.
 _BATCH_WORDS = 4_096
-_BATCH_PAIRS = 1 << 22
+_BATCH_PAIRS = 1 << 19
 _ROOT_LABEL = "ROOT"
 _SPACE_LABEL = "dep"
 
