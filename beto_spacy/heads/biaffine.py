@@ -5,8 +5,8 @@ scored for all pairs of a sentence, labels for one head of each word only, so th
 thinks of a head also depends on how far away that is, and on which side, as in Qi et al. (2018); here by a vector for
 each distance, like the relative positions of Shaw et al. (2018), and on what stands between: each word has learned how
 much it parts others (verbs, commas, conjunctions do), and that is summed, like the contextual positions of Golovneva et
-al. (2024). A word's label depends on its own dependents too: an
-object with a preposition is another thing than one without. Pure torch: spaCy is in `parser.py`, trees are in `mst.py`.
+al. (2024). A word's label depends on its own dependents too: an object with a preposition is another thing than one
+without. Pure torch: spaCy is in `parser.py`, trees are in `mst.py`.
 """
 
 from typing import NamedTuple, Tuple
@@ -17,6 +17,8 @@ import torch
 _DISTANCES = (2, 3, 4, 5, 7, 10, 15, 23)
 #: Words whose labels are scored at once on the CPU, so that what is between stays in its cache.
 _CHUNK = 64
+#: And pairs of words, for what stands between them.
+_PAIRS = 1 << 14
 #: Ways in which words part others.
 N_GATES = 8
 #: Kinds of places that a head can have: the root, and each distance on either side.
@@ -146,19 +148,31 @@ def _score_between(
     *Shape of the result:* (n_sentences, length, 1 + length); nothing of it is for the root.
     """
     length = words.shape[1]
-    # The sums up to each word, without it and with it; of the root there is nothing.
-    upto = torch.nn.functional.pad(projections.gates[words].cumsum(dim=1), (0, 0, 1, 0))
-    before = torch.nn.functional.pad(upto[:, :-1], (0, 0, 1, 0))
-    places = torch.arange(1 + length, device=words.device)
-    is_before = (places[None, :] < places[1:, None])[..., None]
-    between = torch.where(is_before, before[:, 1:, None] - upto[:, None], before[:, None] - upto[:, 1:, None])
-    weights = dependents @ projections.gate_dependents, heads @ projections.gate_heads
-    (own_before, own_after), (other_before, other_after) = (weight.chunk(2, dim=-1) for weight in weights)
+    at_once = max(1, _PAIRS // (length * length)) if words.device.type == "cpu" else len(words)
+    own, other = dependents @ projections.gate_dependents, heads @ projections.gate_heads
+    parts = zip(*(tensor.split(at_once) for tensor in (projections.gates[words], own, other)))
+    return torch.cat([_weigh_between(*(tensor.transpose(1, 2) for tensor in part)) for part in parts])
+
+
+def _weigh_between(gates: torch.Tensor, own: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """gates: *Shape:* (n_sentences, N_GATES, length)
+    own, other: Weights of dependents and of heads, the root first. *Shape:* (n_sentences, 2 * N_GATES, length), and 1
+        more
+    """
+    # The sums up to each word, with it and without it; of the root there is nothing.
+    upto = torch.nn.functional.pad(gates.cumsum(dim=2), (1, 0))
+    before = torch.nn.functional.pad(upto[:, :, :-1], (1, 0))
+    # One of the two is below zero, that of the wrong side.
+    sides = before[:, :, 1:, None] - upto[:, :, None], before[:, :, None] - upto[:, :, 1:, None]
+    between = torch.maximum(*sides).clamp_min(0.0).log1p()
+    (own_before, own_after), (other_before, other_after) = own.chunk(2, dim=1), other.chunk(2, dim=1)
+    places = torch.arange(1 + gates.shape[2], device=gates.device)
     weight = torch.where(
-        is_before, own_before[:, :, None] + other_before[:, None], own_after[:, :, None] + other_after[:, None]
+        places[None, :] < places[1:, None],
+        own_before[..., None] + other_before[:, :, None],
+        own_after[..., None] + other_after[:, :, None],
     )
-    scores = (between.clamp_min(0.0).log1p() * weight).sum(dim=-1)
-    return scores * (places > 0)
+    return (between * weight).sum(dim=1) * (places > 0)
 
 
 def score_labels(projections: Projections, words: torch.Tensor, heads: torch.Tensor) -> torch.Tensor:
