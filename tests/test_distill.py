@@ -135,7 +135,7 @@ def texts(tmp_path_factory):
     return [folder / "a.txt", folder / "b.txt"]
 
 
-QUICK = Training(steps=50, batch_words=120, piece_words=30, learn_rate=3e-3, held_out_words=250, eval_every=25)
+QUICK = Training(steps=50, batch_words=120, piece_words=30, learn_rate=1.5e-3, held_out_words=250, eval_every=25)
 
 
 def annotation(nlp, text):
