@@ -87,7 +87,6 @@ class BetoLemmatizer(Pipe):
         self.vocab, self.name, self.scorer = vocab, name, scorer
         self.tables, self.overwrite = tables, overwrite
         self._seen: Dict[str, str] = {}
-        self._lemmas: Dict[str, Set[str]] = {}
         self._single: Dict[str, Tuple[str, bool]] = {}
         self._tables = Lookups()
         self._rules = SpanishLemmatizer(vocab, None, mode="rule")
@@ -180,8 +179,8 @@ class BetoLemmatizer(Pipe):
     def _of_another_part(self, token: Token) -> str:
         """The lemma of a form that has none as its part of speech, but is known as another: a tagger's mistake."""
         low, pos = token.lower_, token.pos_
-        if low in self._lemmas:
-            return self._single.get(low, ("", True))[0]
+        if low in self._single:
+            return self._single[low][0]
         listed = self._listed(low)
         if pos != "VERB":
             if listed in self._known["VERB"] and not _LIKE_A_NAME.search(low):
@@ -335,8 +334,10 @@ class BetoLemmatizer(Pipe):
             if pos != "PROPN":
                 lemmas[form].add(lemma)
                 is_open[form] |= pos in _OPEN
-        self._single = {form: (next(iter(found)), is_open[form]) for form, found in lemmas.items() if len(found) == 1}
-        self._lemmas = lemmas
+        # Nothing for a form that has several.
+        self._single = {
+            form: (next(iter(found)) if len(found) == 1 else "", is_open[form]) for form, found in lemmas.items()
+        }
         self._cache = {}
 
 
