@@ -1,5 +1,7 @@
 """Dependencies and sentences: learned, saved, and what happens at the edges."""
 
+from itertools import product
+
 import numpy
 import pytest
 import spacy
@@ -202,6 +204,14 @@ def test_missing_annotation_teaches_nothing(trained):
     assert known.labels.tolist()[3:] == [-1, -1]
 
 
+def log_sum(arcs):
+    """That of the scores of all trees with one root, one after the other."""
+    n = len(arcs)
+    every = numpy.asarray([heads for heads in product(range(n + 1), repeat=n)])
+    every = every[are_trees(every, [n] * len(every))]
+    return torch.logsumexp(arcs[torch.arange(n), torch.from_numpy(every)].sum(dim=1), dim=0).item()
+
+
 def test_the_loss_is_the_sum_of_cross_entropies(trained):
     pipe = trained.get_pipe("parser")
     gold = example(trained, [SENTENCES[0]])
@@ -210,9 +220,8 @@ def test_the_loss_is_the_sum_of_cross_entropies(trained):
     p = biaffine.Projections(*outputs.tensors)
     words, lengths = torch.arange(4)[None], torch.tensor([4])
     arcs = biaffine.score_arcs(p, words, lengths)[0]
-    expected = 0.0
+    expected = log_sum(arcs) - sum(arcs[i, head].item() for i, (_, head, _) in enumerate(SENTENCES[0]))
     for i, (_, head, label) in enumerate(SENTENCES[0]):
-        expected -= torch.log_softmax(arcs[i], 0)[head].item()
         children = [p.label_child[j] for j, (_, other, _) in enumerate(SENTENCES[0]) if other == i + 1]
         left = torch.cat([sum(children, p.label_dependent[i]), torch.ones(1)])
         right = torch.cat([p.label_root if head == 0 else p.label_head[head - 1], torch.ones(1)])
@@ -222,6 +231,33 @@ def test_the_loss_is_the_sum_of_cross_entropies(trained):
         expected -= torch.log_softmax(labels, 0)[pipe.labels.index(label)].item()
     assert loss == pytest.approx(expected, rel=1e-4, abs=1e-5)
     assert torch.isneginf(arcs[torch.arange(4), torch.arange(1, 5)]).all()
+
+
+def test_the_probabilities_of_trees_and_of_single_heads():
+    generator = torch.Generator().manual_seed(0)
+    arcs = 3 * torch.randn((6, 4, 5), generator=generator)
+    heads = torch.tensor([[2, 0, 2, 3], [0, 1, 2, -1], [2, 0, -1, 3], [0, 0, 1, 3], [2, 3, 1, 0], [0, -1, -1, -1]])
+    lengths = [4, 3, 4, 4, 4, 1]
+    places = torch.arange(5)
+    beyond = places > torch.tensor(lengths)[:, None, None]
+    arcs = arcs.masked_fill(beyond | (places == places[1:, None]), float("-inf")).requires_grad_()
+    is_tree = torch.tensor([True, True, False, False, False, True])
+    loss = biaffine.tree_loss(arcs, heads, is_tree)
+    expected = 0.0
+    for row, n in enumerate(lengths):
+        known = [word for word in range(n) if heads[row, word] >= 0]
+        if is_tree[row]:
+            expected += log_sum(arcs.detach()[row, :n, : n + 1])
+        else:
+            expected += sum(torch.logsumexp(arcs[row, word], 0).item() for word in known)
+        expected -= sum(arcs[row, word, heads[row, word]].item() for word in known)
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
+    loss.backward()
+    assert torch.isfinite(arcs.grad).all() and not arcs.grad[beyond.expand_as(arcs)].any()
+    # The gradient is how much more probable a head is than annotated, and all heads of a word together are certain.
+    assert torch.allclose(arcs.grad.sum(dim=2), torch.zeros(6, 4), atol=1e-5)
+    (found,) = torch.autograd.grad(biaffine.tree_loss(far := 40 * arcs.detach().requires_grad_(), heads, is_tree), far)
+    assert torch.isfinite(found).all()
 
 
 def test_scores_do_not_depend_on_what_shares_the_batch():

@@ -199,12 +199,37 @@ def score_labels(projections: Projections, words: torch.Tensor, heads: torch.Ten
     return scores.unflatten(0, words.shape)
 
 
-def tree_loss(arcs: torch.Tensor, heads: torch.Tensor) -> torch.Tensor:
-    """How improbable the annotated heads are, each word by itself; the sum over words.
+def tree_loss(arcs: torch.Tensor, heads: torch.Tensor, is_tree: torch.Tensor) -> torch.Tensor:
+    """How improbable the annotated heads are; the sum over sentences.
+
+    A tree with one word on the root is as probable as the exponential of its arcs' scores, among all such trees. Heads
+    that make none, because some are unknown or for another reason, are each as probable as among the heads of its word.
 
     arcs: As `score_arcs` gives them.
-    heads: From 1, 0 for the root, -1 where nothing is annotated. *Shape:* (n_sentences, length)
+    heads: From 1, 0 for the root, -1 where nothing is annotated and beyond the end. *Shape:* (n_sentences, length)
+    is_tree: Whether a sentence's heads are all known and make such a tree. *Shape:* (n_sentences,)
     """
-    return torch.nn.functional.cross_entropy(
-        arcs.reshape(-1, arcs.shape[-1]), heads.reshape(-1), ignore_index=-1, reduction="sum"
+    by_word = torch.nn.functional.cross_entropy(
+        arcs[~is_tree].flatten(0, 1), heads[~is_tree].flatten(), ignore_index=-1, reduction="sum"
     )
+    arcs, heads = arcs[is_tree], heads[is_tree]
+    is_word = heads >= 0
+    found = arcs.gather(2, heads.clamp_min(0)[:, :, None])[:, :, 0]
+    return by_word + log_sum_of_trees(arcs, is_word).sum() - found[is_word].sum()
+
+
+def log_sum_of_trees(arcs: torch.Tensor, is_word: torch.Tensor) -> torch.Tensor:
+    """The logarithm of the sum of the exponentials of the scores of all trees with one word on the root, by the
+    matrix-tree theorem (Koo et al. 2007).
+
+    arcs: As `score_arcs` gives them.
+    is_word: Not beyond the end. *Shape:* (n_sentences, length)
+    *Shape of the result:* (n_sentences,)
+    """
+    most = arcs.amax(dim=2, keepdim=True).detach()
+    weights = (arcs.double() - most).exp() * is_word[:, :, None]
+    others = weights[:, :, 1:]
+    laplacian = torch.diag_embed(others.sum(dim=2) + ~is_word) - others
+    laplacian = torch.cat([weights[:, :, :1], laplacian[:, :, 1:]], dim=2)
+    trees = torch.linalg.slogdet(laplacian).logabsdet
+    return (trees + (most[:, :, 0] * is_word).sum(dim=1)).to(arcs.dtype)

@@ -22,7 +22,7 @@ from ..windows import length_buckets
 from .base import TorchHead, default_model
 from .biaffine import BiaffineProjections, Projections, score_arcs, score_labels, tree_loss
 from .layer import Outputs, make_torch_layer
-from .mst import best_trees
+from .mst import are_trees, best_trees
 
 _DEFAULT_MODEL = default_model("beto_spacy.Biaffine.v1", arc_width=128, label_width=32, dropout=0.2)
 #: Words of a sentence at most; a longer one is cut into several.
@@ -193,7 +193,7 @@ class BetoDependencyParser(TorchHead):
         )
 
     def loss(self, examples: Sequence[Example], outputs: Outputs, golds: Sequence[Any]) -> torch.Tensor:
-        """The cross-entropies of heads and of the labels of their arcs, summed over words."""
+        """The cross-entropies of trees and of the labels of their arcs, summed; see `tree_loss`."""
         docs = [example.predicted for example in examples]
         loss = outputs.tensors[0].new_zeros(())
         starts = [None if gold is None else gold.starts for gold in golds]
@@ -209,7 +209,10 @@ class BetoDependencyParser(TorchHead):
                 heads[row, : len(tokens)] = numpy.where(own < 0, -1, row_heads)
                 labels[row, : len(tokens)] = numpy.where(heads[row, : len(tokens)] < 0, -1, gold.labels[tokens])
             known = torch.from_numpy(heads).to(batch.words.device)
-            loss = loss + tree_loss(score_arcs(batch.projections, batch.words, batch.lengths), known)
+            is_tree = ((heads >= 0) | ~batch.is_word.cpu().numpy()).all(axis=1)
+            is_tree &= are_trees(numpy.maximum(heads, 0), batch.lengths.tolist())
+            arcs = score_arcs(batch.projections, batch.words, batch.lengths)
+            loss = loss + tree_loss(arcs, known, torch.from_numpy(is_tree).to(known.device))
             scores = score_labels(batch.projections, batch.words, known.clamp_min(0))
             loss = loss + torch.nn.functional.cross_entropy(
                 scores.reshape(-1, scores.shape[-1]),
