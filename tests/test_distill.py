@@ -117,10 +117,9 @@ def teacher(encoder, tmp_path_factory):
     nlp.add_pipe("beto_textcat", name="textcat")
     nlp.add_pipe("beto_textcat", name="topics", config={"exclusive": False, "threshold": 0.4})
     nlp.add_pipe("doc_cleaner")
-    # Of one sentence and of several, so that it's sure of both: a student that is nearly as sure agrees.
     texts = SENTENCES + [" ".join(random.Random(i).sample(SENTENCES, 2)) for i in range(8)]
     train(nlp, texts, steps=80, textcat=["marked", "plain"], topics=["long"])
-    nlp.get_pipe("topics").cfg.update(thresholds={"long": 0.3}, temperature=1.5)
+    nlp.get_pipe("topics").cfg.update(thresholds={"long": 0.3}, temperature=1.5)  # no text is near it
     nlp.meta["performance"] = {"tag_acc": 1.0}
     folder = tmp_path_factory.mktemp("teacher") / "model"
     nlp.to_disk(folder)
@@ -359,11 +358,17 @@ def untouched(teacher, texts, tmp_path_factory):
     return folder, distill(teacher, folder, texts, student=Student(layers="2"), training=training)
 
 
-def test_a_student_learns(student, untouched):
+def test_a_student_learns(student, untouched, teacher, texts):
     before, after = untouched[1]["losses"], student[1]["losses"]
     assert set(before) == set(after) == {"hidden states", *HEADS}
     assert after["hidden states"] < 0.7 * before["hidden states"] and sum(after.values()) < 0.7 * sum(before.values())
-    assert min(student[1]["agreement"].values()) > 80 and len(student[1]["agreement"]) >= 8
+    agreement = dict(student[1]["agreement"])
+    assert agreement.pop("Categories (textcat) (macro F1)")  # few texts are marked: see the probabilities
+    assert min(agreement.values()) > 80 and len(agreement) >= 8
+    aside, _ = _put_aside(texts, QUICK)
+    cats = [[doc.cats for doc in spacy.load(folder).pipe(aside)] for folder in (teacher, student[0])]
+    apart = [abs(ours[label] - theirs[label]) for ours, theirs in zip(*cats) for label in ("marked", "plain", "long")]
+    assert max(apart) < 0.15
     assert student[1]["learned"] == dict.fromkeys(HEADS, "probabilities")
 
 

@@ -60,9 +60,10 @@ def examples(nlp):
 def build(tok2vec=CNN, **settings):
     nlp = spacy.blank("es")
     senter = {"@architectures": "beto_spacy.SentenceStarts.v1", "tok2vec": tok2vec, "dropout": 0.0}
-    parser = {"@architectures": "beto_spacy.Biaffine.v1", "tok2vec": tok2vec, "dropout": 0.0, "arc_width": 32}
+    parser = {"@architectures": "beto_spacy.Biaffine.v1", "tok2vec": tok2vec, "dropout": 0.0}
     nlp.add_pipe("beto_senter", name="senter", config={"model": senter})
-    nlp.add_pipe("beto_parser", name="parser", config={"model": {**parser, "label_width": 16}, **settings})
+    widths = {"arc_width": 32, "label_width": 16, "hidden_width": 16}
+    nlp.add_pipe("beto_parser", name="parser", config={"model": {**parser, **widths}, **settings})
     return nlp
 
 
@@ -222,12 +223,20 @@ def test_the_loss_is_the_sum_of_cross_entropies(trained):
     arcs = biaffine.score_arcs(p, words, lengths)[0]
     expected = log_sum(arcs) - sum(arcs[i, head].item() for i, (_, head, _) in enumerate(SENTENCES[0]))
     for i, (_, head, label) in enumerate(SENTENCES[0]):
-        children = [p.label_child[j] for j, (_, other, _) in enumerate(SENTENCES[0]) if other == i + 1]
-        left = torch.cat([sum(children, p.label_dependent[i]), torch.ones(1)])
-        right = torch.cat([p.label_root if head == 0 else p.label_head[head - 1], torch.ones(1)])
+        children = [j for j, (_, other, _) in enumerate(SENTENCES[0]) if other == i + 1]
+        siblings = [j for j, (_, other, _) in enumerate(SENTENCES[0]) if other == head and j != i and head > 0]
+        left = torch.cat([sum((p.label_child[j] for j in children), p.label_dependent[i]), torch.ones(1)])
+        right = p.label_root if head == 0 else p.label_head[head - 1]
+        right = torch.cat([sum((p.label_child[j] for j in siblings), right), torch.ones(1)])
         side = 0 if head == 0 else 1 if head < i + 1 else 2
         labels = torch.stack([left @ weight @ right for weight in p.label_weight])
         labels = labels + (left @ p.label_sides).reshape(3, -1)[side]
+        hidden = p.hidden_dependent[i] + p.hidden_sides[side]
+        hidden = hidden + (p.hidden_root if head == 0 else p.hidden_head[head - 1])
+        hidden = sum((p.hidden_child[j] for j in children), hidden)
+        hidden = sum((p.hidden_sibling[j] for j in siblings), hidden)
+        hidden = torch.cat([torch.nn.functional.gelu(hidden), torch.ones(1)])
+        labels = labels + p.hidden_labels @ hidden
         expected -= torch.log_softmax(labels, 0)[pipe.labels.index(label)].item()
     assert loss == pytest.approx(expected, rel=1e-4, abs=1e-5)
     assert torch.isneginf(arcs[torch.arange(4), torch.arange(1, 5)]).all()
@@ -262,11 +271,12 @@ def test_the_probabilities_of_trees_and_of_single_heads():
 
 def test_scores_do_not_depend_on_what_shares_the_batch():
     torch.manual_seed(0)
-    module = biaffine.BiaffineProjections(8, 3, arc_width=6, label_width=4, dropout=0.0)
+    module = biaffine.BiaffineProjections(8, 3, arc_width=6, label_width=4, hidden_width=5, dropout=0.0)
     torch.nn.init.normal_(module.arc_weight)
     torch.nn.init.normal_(module.label_weight)
     torch.nn.init.normal_(module.arc_places)
     torch.nn.init.normal_(module.label_sides)
+    torch.nn.init.normal_(module.hidden_labels)
     torch.nn.init.normal_(module.gate_dependents)
     torch.nn.init.normal_(module.gate_heads)
     p = module(torch.randn(9, 8))
@@ -283,7 +293,7 @@ def test_scores_do_not_depend_on_what_shares_the_batch():
 
 def test_words_between_part_a_word_and_its_head():
     torch.manual_seed(0)
-    module = biaffine.BiaffineProjections(8, 3, arc_width=5, label_width=4, dropout=0.0).eval()
+    module = biaffine.BiaffineProjections(8, 3, arc_width=5, label_width=4, hidden_width=5, dropout=0.0).eval()
     for weight in (module.gate_dependents, module.gate_heads):
         torch.nn.init.normal_(weight)
     k = biaffine.N_GATES

@@ -5,8 +5,9 @@ scored for all pairs of a sentence, labels for one head of each word only, so th
 thinks of a head also depends on how far away that is, and on which side, as in Qi et al. (2018); here by a vector for
 each distance, like the relative positions of Shaw et al. (2018), and on what stands between: each word has learned how
 much it parts others (verbs, commas, conjunctions do), and that is summed, like the contextual positions of Golovneva et
-al. (2024). A word's label depends on its own dependents too: an object with a preposition is another thing than one
-without. Pure torch: spaCy is in `parser.py`, trees are in `mst.py`.
+al. (2024). A word's label depends on its own dependents too, and on the other ones of its head: an object with a
+preposition is another thing than one without, and a verb has one subject. It's scored in two ways that are summed: by a
+biaffine form, and by a hidden layer. Pure torch: spaCy is in `parser.py`, trees are in `mst.py`.
 """
 
 from typing import NamedTuple, Tuple
@@ -33,11 +34,17 @@ class Projections(NamedTuple):
     arc_root, label_root: The root of it all as a head. *Shape:* (arc_width,), (label_width,)
     arc_weight: *Shape:* (arc_width + 1, arc_width)
     arc_places: By kind of place, see `head_places`. *Shape:* (arc_width + 1, N_PLACES)
+    hidden_dependent, hidden_head, hidden_child, hidden_sibling: What a word adds to the hidden layer of its own label,
+        of its dependents' labels, of its head's label, and of those of its head's other dependents. *Shape:* (n_words,
+        hidden_width)
     gates: How much each word parts those on its sides, in each way, from 0. *Shape:* (n_words, N_GATES)
     gate_dependents, gate_heads: What a word thinks of a head behind so much, and the head of the word; first those of
         heads before the word, then after it. *Shape:* (arc_width + 1, 2 * N_GATES), (arc_width, 2 * N_GATES)
     label_weight: *Shape:* (n_labels, label_width + 1, label_width + 1)
     label_sides: By side of the head: it's the root, before the word, after it. *Shape:* (label_width + 1, 3 * n_labels)
+    hidden_root: As ``hidden_head``. *Shape:* (hidden_width,)
+    hidden_sides: By side of the head. *Shape:* (3, hidden_width)
+    hidden_labels: *Shape:* (n_labels, hidden_width + 1)
     """
 
     arc_dependent: torch.Tensor
@@ -45,6 +52,10 @@ class Projections(NamedTuple):
     label_dependent: torch.Tensor
     label_head: torch.Tensor
     label_child: torch.Tensor
+    hidden_dependent: torch.Tensor
+    hidden_head: torch.Tensor
+    hidden_child: torch.Tensor
+    hidden_sibling: torch.Tensor
     gates: torch.Tensor
     arc_root: torch.Tensor
     label_root: torch.Tensor
@@ -54,6 +65,9 @@ class Projections(NamedTuple):
     gate_heads: torch.Tensor
     label_weight: torch.Tensor
     label_sides: torch.Tensor
+    hidden_root: torch.Tensor
+    hidden_sides: torch.Tensor
+    hidden_labels: torch.Tensor
 
 
 class BiaffineProjections(torch.nn.Module):
@@ -61,11 +75,13 @@ class BiaffineProjections(torch.nn.Module):
 
     width: Of the word vectors.
     n_labels: How many labels arcs have.
-    arc_width, label_width: Of the projections.
+    arc_width, label_width, hidden_width: Of the projections.
     dropout: Of the vectors and of the projections, in training.
     """
 
-    def __init__(self, width: int, n_labels: int, *, arc_width: int, label_width: int, dropout: float):
+    def __init__(
+        self, width: int, n_labels: int, *, arc_width: int, label_width: int, hidden_width: int, dropout: float
+    ):
         super().__init__()
         self.dropout = torch.nn.Dropout(dropout)
         self.arc_dependent = torch.nn.Linear(width, arc_width)
@@ -73,6 +89,7 @@ class BiaffineProjections(torch.nn.Module):
         self.label_dependent = torch.nn.Linear(width, label_width)
         self.label_head = torch.nn.Linear(width, label_width)
         self.label_child = torch.nn.Linear(width, label_width)
+        self.hidden = torch.nn.Linear(width, 4 * hidden_width)
         self.gates = torch.nn.Linear(width, N_GATES)
         self.arc_root = torch.nn.Parameter(torch.zeros(arc_width))
         self.label_root = torch.nn.Parameter(torch.zeros(label_width))
@@ -82,11 +99,15 @@ class BiaffineProjections(torch.nn.Module):
         self.gate_heads = torch.nn.Parameter(torch.zeros(arc_width, 2 * N_GATES))
         self.label_weight = torch.nn.Parameter(torch.zeros(n_labels, label_width + 1, label_width + 1))
         self.label_sides = torch.nn.Parameter(torch.zeros(label_width + 1, 3 * n_labels))
+        self.hidden_root = torch.nn.Parameter(torch.zeros(hidden_width))
+        self.hidden_sides = torch.nn.Parameter(torch.zeros(3, hidden_width))
+        self.hidden_labels = torch.nn.Parameter(torch.zeros(n_labels, hidden_width + 1))
         for linear in (*self._layers(), self.gates):
             torch.nn.init.xavier_uniform_(linear.weight)
             torch.nn.init.zeros_(linear.bias)
         torch.nn.init.normal_(self.arc_root, std=0.1)
         torch.nn.init.normal_(self.label_root, std=0.1)
+        torch.nn.init.normal_(self.hidden_root, std=0.1)
 
     def _layers(self) -> Tuple[torch.nn.Linear, ...]:
         return self.arc_dependent, self.arc_head, self.label_dependent, self.label_head, self.label_child
@@ -97,8 +118,9 @@ class BiaffineProjections(torch.nn.Module):
         projected = (self.dropout(torch.nn.functional.gelu(layer(vectors))) for layer in self._layers())
         gates = torch.nn.functional.softplus(self.gates(vectors))
         arcs = (self.arc_weight, self.arc_places, self.gate_dependents, self.gate_heads)
-        labels = (self.label_weight, self.label_sides)
-        return Projections(*projected, gates, self.arc_root, self.label_root, *arcs, *labels)
+        labels = (self.label_weight, self.label_sides, self.hidden_root, self.hidden_sides, self.hidden_labels)
+        hidden = self.hidden(vectors).chunk(4, dim=1)
+        return Projections(*projected, *hidden, gates, self.arc_root, self.label_root, *arcs, *labels)
 
 
 def _with_one(tensor: torch.Tensor) -> torch.Tensor:
@@ -183,20 +205,38 @@ def score_labels(projections: Projections, words: torch.Tensor, heads: torch.Ten
     *Shape of the result:* (n_sentences, length, n_labels)
     """
     n_labels, size, _ = projections.label_weight.shape
-    states = _with_root(projections.label_head[words], projections.label_root)
-    by_word = heads[:, :, None].expand(-1, -1, size - 1)
-    children = torch.zeros_like(states).scatter_add(1, by_word, projections.label_child[words])[:, 1:]
-    own = _with_one(projections.label_dependent[words] + children).reshape(-1, size)
-    chosen = _with_one(torch.gather(states, 1, by_word)).reshape(-1, size)
+    places = torch.arange(1, 1 + words.shape[1], device=words.device)
+    sides = torch.where(heads == 0, 0, torch.where(heads < places, 1, 2))
+    children = projections.label_child[words]
+    sums = _sum_by_head(children, heads)
+    own = _with_one(projections.label_dependent[words] + sums).reshape(-1, size)
+    chosen = _of_heads(projections.label_head[words] + sums, projections.label_root, children, heads)
+    chosen = _with_one(chosen).reshape(-1, size)
     weight = projections.label_weight.permute(1, 0, 2).reshape(size, n_labels * size)
     at_once = _CHUNK if words.device.type == "cpu" else max(1, len(own))
     pairs = zip(own.split(at_once), chosen.split(at_once))
     scores = torch.cat([((a @ weight).unflatten(-1, (n_labels, size)) @ b[..., None])[..., 0] for a, b in pairs])
-    places = torch.arange(1, 1 + words.shape[1], device=words.device)
-    sides = torch.where(heads == 0, 0, torch.where(heads < places, 1, 2)).reshape(-1)
     by_side = (own @ projections.label_sides).unflatten(-1, (3, n_labels))
-    scores = scores + by_side[torch.arange(len(own), device=words.device), sides]
-    return scores.unflatten(0, words.shape)
+    scores = scores + by_side[torch.arange(len(own), device=words.device), sides.reshape(-1)]
+    siblings = projections.hidden_sibling[words]
+    states = projections.hidden_head[words] + _sum_by_head(siblings, heads)
+    hidden = projections.hidden_dependent[words] + _sum_by_head(projections.hidden_child[words], heads)
+    hidden = hidden + _of_heads(states, projections.hidden_root, siblings, heads) + projections.hidden_sides[sides]
+    by_hidden = _with_one(torch.nn.functional.gelu(hidden)) @ projections.hidden_labels.T
+    return scores.unflatten(0, words.shape) + by_hidden
+
+
+def _sum_by_head(states: torch.Tensor, heads: torch.Tensor) -> torch.Tensor:
+    """The sums of the states of each word's dependents."""
+    n_sentences, length, width = states.shape
+    sums = states.new_zeros((n_sentences, 1 + length, width))
+    return sums.scatter_add(1, heads[:, :, None].expand(-1, -1, width), states)[:, 1:]
+
+
+def _of_heads(states: torch.Tensor, root: torch.Tensor, own: torch.Tensor, heads: torch.Tensor) -> torch.Tensor:
+    """The states of the words' heads, less the words' own part of them."""
+    found = _with_root(states, root).gather(1, heads[:, :, None].expand(-1, -1, states.shape[2]))
+    return found - own * (heads > 0)[:, :, None]
 
 
 def tree_loss(arcs: torch.Tensor, heads: torch.Tensor, is_tree: torch.Tensor) -> torch.Tensor:

@@ -24,7 +24,8 @@ from .biaffine import BiaffineProjections, Projections, score_arcs, score_labels
 from .layer import Outputs, make_torch_layer
 from .mst import are_trees, best_trees
 
-_DEFAULT_MODEL = default_model("beto_spacy.Biaffine.v1", arc_width=128, label_width=32, dropout=0.2)
+_DEFAULT_WIDTHS = {"arc_width": 128, "label_width": 32, "hidden_width": 128}
+_DEFAULT_MODEL = default_model("beto_spacy.Biaffine.v1", **_DEFAULT_WIDTHS, dropout=0.2)
 #: Words of a sentence at most; a longer one is cut into several.
 _MOST_WORDS = 1_000
 #: Padded words, and padded pairs of words, that are worked on at once.
@@ -38,17 +39,19 @@ def make_biaffine(
     tok2vec: Model[List[Doc], List[Floats2d]],
     arc_width: int = 128,
     label_width: int = 32,
+    hidden_width: int = 128,
     dropout: float = 0.2,
     learn_rate_factor: float = 1.0,
 ) -> Model[List[Doc], Outputs]:
     """Build ``beto_spacy.Biaffine.v1``: the projections of words that arcs and labels are scored with.
 
     tok2vec: The token vectors, such as ``beto_spacy.Listener.v1``.
-    arc_width, label_width: Of the projections.
+    arc_width, label_width, hidden_width: Of the projections for arcs and for the two ways to score labels.
     dropout: Of the token vectors and of the projections, in training.
     learn_rate_factor: The optimizer's rate is multiplied by it for this head.
     """
-    build = partial(BiaffineProjections, arc_width=arc_width, label_width=label_width, dropout=dropout)
+    widths = {"arc_width": arc_width, "label_width": label_width, "hidden_width": hidden_width}
+    build = partial(BiaffineProjections, **widths, dropout=dropout)
     return make_torch_layer("beto-biaffine", tok2vec, build, learn_rate_factor=learn_rate_factor)
 
 
