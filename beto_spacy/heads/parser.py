@@ -212,8 +212,8 @@ class BetoDependencyParser(TorchHead):
                 heads[row, : len(tokens)] = numpy.where(own < 0, -1, row_heads)
                 labels[row, : len(tokens)] = numpy.where(heads[row, : len(tokens)] < 0, -1, gold.labels[tokens])
             known = torch.from_numpy(heads).to(batch.words.device)
-            is_tree = ((heads >= 0) | ~batch.is_word.cpu().numpy()).all(axis=1)
-            is_tree &= are_trees(numpy.maximum(heads, 0), batch.lengths.tolist())
+            lengths = [len(tokens) for _, tokens in batch.places]
+            is_tree = ((heads >= 0).sum(axis=1) == lengths) & are_trees(numpy.maximum(heads, 0), lengths)
             arcs = score_arcs(batch.projections, batch.words, batch.lengths)
             loss = loss + tree_loss(arcs, known, torch.from_numpy(is_tree).to(known.device))
             scores = score_labels(batch.projections, batch.words, known.clamp_min(0))
