@@ -105,8 +105,8 @@ def encoder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def teacher(encoder, tmp_path_factory):
-    """The folder of a trained pipeline with all heads."""
-    torch.manual_seed(4)
+    """The folder of a trained pipeline with all heads, which is sure of its categories."""
+    torch.manual_seed(6)
     nlp = spacy.blank("es")
     add_encoder(nlp, encoder)
     nlp.add_pipe("beto_senter", name="senter")
@@ -114,10 +114,11 @@ def teacher(encoder, tmp_path_factory):
         nlp.add_pipe(name, config={"model": {"@architectures": "spacy.Tagger.v2", "tok2vec": LISTENER}})
     nlp.add_pipe("beto_parser", name="parser")
     nlp.add_pipe("beto_ner", name="ner")
-    nlp.add_pipe("beto_textcat", name="textcat")
-    nlp.add_pipe("beto_textcat", name="topics", config={"exclusive": False, "threshold": 0.4})
+    model = {"pooling": "attention", "learn_rate_factor": 3.0}
+    nlp.add_pipe("beto_textcat", name="textcat", config={"model": model})
+    nlp.add_pipe("beto_textcat", name="topics", config={"exclusive": False, "threshold": 0.4, "model": model})
     nlp.add_pipe("doc_cleaner")
-    texts = SENTENCES + [" ".join(random.Random(i).sample(SENTENCES, 2)) for i in range(8)]
+    texts = SENTENCES + [" ".join(random.Random(i).sample(SENTENCES, 3)) for i in range(8)]
     train(nlp, texts, steps=80, textcat=["marked", "plain"], topics=["long"])
     nlp.get_pipe("topics").cfg.update(thresholds={"long": 0.3}, temperature=1.5)  # no text is near it
     nlp.meta["performance"] = {"tag_acc": 1.0}
@@ -362,9 +363,7 @@ def test_a_student_learns(student, untouched, teacher, texts):
     before, after = untouched[1]["losses"], student[1]["losses"]
     assert set(before) == set(after) == {"hidden states", *HEADS}
     assert after["hidden states"] < 0.7 * before["hidden states"] and sum(after.values()) < 0.7 * sum(before.values())
-    agreement = dict(student[1]["agreement"])
-    assert agreement.pop("Categories (textcat) (macro F1)")  # few texts are marked: see the probabilities
-    assert min(agreement.values()) > 80 and len(agreement) >= 8
+    assert min(student[1]["agreement"].values()) > 80 and len(student[1]["agreement"]) >= 8
     aside, _ = _put_aside(texts, QUICK)
     cats = [[doc.cats for doc in spacy.load(folder).pipe(aside)] for folder in (teacher, student[0])]
     apart = [abs(ours[label] - theirs[label]) for ours, theirs in zip(*cats) for label in ("marked", "plain", "long")]
