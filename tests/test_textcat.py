@@ -166,6 +166,12 @@ def test_a_label_that_is_not_stated_beside_a_positive_one_is_negative():
     assert gradient.tensors[0].tolist() == [[0.5, -0.5]]
 
 
+def test_before_it_learns_all_labels_are_as_probable():
+    for exclusive in (True, False):
+        nlp, pipe = build(exclusive=exclusive)
+        assert pipe.predict([nlp.make_doc("Un texto"), nlp.make_doc("Otro")]).tolist() == [[0.5, 0.5], [0.5, 0.5]]
+
+
 def test_unannotated_documents_change_nothing():
     nlp, pipe = build()
     before = parameters(pipe)

@@ -30,6 +30,9 @@ _DEFAULT_MODEL = default_model("beto_spacy.TextCat.v1", pooling="mean", dropout=
 class PooledScores(torch.nn.Module):
     """A number for each document and class, from one vector a document.
 
+    All are zero at first: random numbers would change the encoder's vectors before any of them means something (Kumar
+    et al. 2022), which tells in a long training. Such a head wants a higher rate than the encoder's.
+
     width: Of the token vectors.
     n_classes: How many numbers.
     pooling: What that vector is: the ``first`` token's, the ``mean`` of all, or their mean with weights that are
@@ -42,6 +45,8 @@ class PooledScores(torch.nn.Module):
         self.pooling = pooling
         self.dropout = torch.nn.Dropout(dropout)
         self.linear = torch.nn.Linear(width, n_classes)
+        torch.nn.init.zeros_(self.linear.weight)
+        torch.nn.init.zeros_(self.linear.bias)
         if pooling == "attention":
             self.attention = torch.nn.Linear(width, 1)
 
