@@ -227,7 +227,10 @@ def seen(teacher):
     docs = list(nlp.pipe([" ".join(SENTENCES[:3]), SENTENCES[3], "Sí."]))
     names = [name for name in HEADS if hasattr(nlp.get_pipe(name), "get_soft_loss")]
     assert names == ["senter", "parser", "ner", "textcat", "topics"]
-    return nlp, docs, {name: nlp.get_pipe(name).model.predict(docs) for name in names}
+    outputs = {name: nlp.get_pipe(name).model.predict(docs) for name in names}
+    for name in ("textcat", "topics"):  # so sure of its categories that a small step would change nothing
+        outputs[name] = outputs[name]._replace(tensors=(outputs[name].tensors[0] / 20,))
+    return nlp, docs, outputs
 
 
 def independent_loss(nlp, name, docs, outputs, targets, temperature):
@@ -266,7 +269,7 @@ def test_the_soft_loss_of_our_heads(seen, name):
     loss, gradients = pipe.get_soft_loss(docs, targets, targets, temperature=2.0)
     assert loss == pytest.approx(0.0, abs=1e-4)
     largest = max(float(d.abs().max()) for d in gradients.tensors)
-    worse = moved(targets, 0.3 if name in ("parser", "ner") else 30.0)  # the others are surer
+    worse = moved(targets, 2.0 if name == "senter" else 0.3)
     loss, gradients = pipe.get_soft_loss(docs, worse, targets, temperature=2.0)
     assert largest < 1e-3 * max(float(d.abs().max()) for d in gradients.tensors)
     if name != "ner":
