@@ -118,7 +118,7 @@ def teacher(encoder, tmp_path_factory):
     nlp.add_pipe("beto_textcat", name="textcat", config={"model": model})
     nlp.add_pipe("beto_textcat", name="topics", config={"exclusive": False, "threshold": 0.4, "model": model})
     nlp.add_pipe("doc_cleaner")
-    texts = SENTENCES + [" ".join(random.Random(i).sample(SENTENCES, 3)) for i in range(8)]
+    texts = SENTENCES + [" ".join(random.Random(i).sample(SENTENCES, n)) for i in range(8) for n in (2, 3)]
     train(nlp, texts, steps=200, textcat=["marked", "plain"], topics=["long"])
     nlp.get_pipe("topics").cfg.update(thresholds={"long": 0.3}, temperature=1.5)  # no text is near it
     nlp.meta["performance"] = {"tag_acc": 1.0}
@@ -131,13 +131,14 @@ def teacher(encoder, tmp_path_factory):
 def texts(tmp_path_factory):
     """Documents of two paragraphs of one or two sentences."""
     order, folder = random.Random(0), tmp_path_factory.mktemp("texts")
-    documents = ["\n".join(" ".join(order.sample(SENTENCES, n)) for n in (1, 2)) for _ in range(40)]
+    documents = ["\n".join(" ".join(order.sample(SENTENCES, n)) for n in (1, 2)) for _ in range(60)]
     for name, part in (("a.txt", documents[:20]), ("b.txt", documents[20:])):
         (folder / name).write_text("\n\n".join(part) + "\n", encoding="utf8")
     return [folder / "a.txt", folder / "b.txt"]
 
 
-QUICK = Training(steps=50, batch_words=120, piece_words=30, learn_rate=1.5e-3, held_out_words=250, eval_every=25)
+QUICK = Training(steps=100, batch_words=120, piece_words=30, learn_rate=1.5e-3, held_out_words=400, eval_every=50)
+UNTAUGHT = replace(QUICK, steps=1, learn_rate=1e-12, weight_decay=0.0)
 
 
 def annotation(nlp, text):
@@ -228,7 +229,7 @@ def seen(teacher):
     names = [name for name in HEADS if hasattr(nlp.get_pipe(name), "get_soft_loss")]
     assert names == ["senter", "parser", "ner", "textcat", "topics"]
     outputs = {name: nlp.get_pipe(name).model.predict(docs) for name in names}
-    for name in ("textcat", "topics"):  # so sure of its categories that a small step would change nothing
+    for name in ("senter", "textcat", "topics"):  # so sure that a small step would change nothing
         outputs[name] = outputs[name]._replace(tensors=(outputs[name].tensors[0] / 20,))
     return nlp, docs, outputs
 
@@ -237,9 +238,10 @@ def independent_loss(nlp, name, docs, outputs, targets, temperature):
     """The loss in another way, a word or a document at a time; of entities see test_crf.py."""
 
     def of(kind, found, wanted):
-        return float(
-            kl_divergence(kind(logits=wanted.double() / temperature), kind(logits=found.double() / temperature)).sum()
-        )
+        found, wanted = (kind(logits=logits.double() / temperature) for logits in (found, wanted))
+        if kind is Categorical:  # torch's divergence is infinite where a probability is too small for the floats
+            return float((wanted.probs * (wanted.logits - found.logits)).sum())
+        return float(kl_divergence(wanted, found).sum())
 
     if name == "senter":
         return sum(of(Bernoulli, *pair) for pair in zip(outputs.tensors[0], targets.tensors[0]))
@@ -269,7 +271,7 @@ def test_the_soft_loss_of_our_heads(seen, name):
     loss, gradients = pipe.get_soft_loss(docs, targets, targets, temperature=2.0)
     assert loss == pytest.approx(0.0, abs=1e-4)
     largest = max(float(d.abs().max()) for d in gradients.tensors)
-    worse = moved(targets, 2.0 if name == "senter" else 0.3)
+    worse = moved(targets, 0.3)
     loss, gradients = pipe.get_soft_loss(docs, worse, targets, temperature=2.0)
     assert largest < 1e-3 * max(float(d.abs().max()) for d in gradients.tensors)
     if name != "ner":
@@ -357,9 +359,15 @@ def student(teacher, texts, tmp_path_factory):
 @pytest.fixture(scope="module")
 def untouched(teacher, texts, tmp_path_factory):
     """The folder of a student with the same layers that learned next to nothing, and what was found."""
-    training = replace(QUICK, steps=1, learn_rate=1e-12, weight_decay=0.0)
     folder = tmp_path_factory.mktemp("untouched") / "model"
-    return folder, distill(teacher, folder, texts, student=Student(layers="2"), training=training)
+    return folder, distill(teacher, folder, texts, student=Student(layers="2"), training=UNTAUGHT)
+
+
+def apart(teacher, student, texts):
+    """How far the categories of two pipelines are apart, 0 to 1, for each text that was put aside and label."""
+    aside, _ = _put_aside(texts, QUICK)
+    cats = [[doc.cats for doc in spacy.load(folder).pipe(aside)] for folder in (teacher, student)]
+    return [abs(ours[label] - theirs[label]) for ours, theirs in zip(*cats) for label in ("marked", "plain", "long")]
 
 
 def test_a_student_learns(student, untouched, teacher, texts):
@@ -367,11 +375,14 @@ def test_a_student_learns(student, untouched, teacher, texts):
     assert set(before) == set(after) == {"hidden states", *HEADS}
     assert after["hidden states"] < 0.7 * before["hidden states"] and sum(after.values()) < 0.7 * sum(before.values())
     assert min(student[1]["agreement"].values()) > 80 and len(student[1]["agreement"]) >= 8
-    aside, _ = _put_aside(texts, QUICK)
-    cats = [[doc.cats for doc in spacy.load(folder).pipe(aside)] for folder in (teacher, student[0])]
-    apart = [abs(ours[label] - theirs[label]) for ours, theirs in zip(*cats) for label in ("marked", "plain", "long")]
-    assert max(apart) < 0.15
+    assert numpy.mean(apart(teacher, student[0], texts)) < 0.05
     assert student[1]["learned"] == dict.fromkeys(HEADS, "probabilities")
+
+
+def test_a_student_with_all_layers_is_the_teacher(teacher, texts, tmp_path):
+    same = distill(teacher, tmp_path / "m", texts, student=Student(layers="1,2,3,4"), training=UNTAUGHT)
+    assert set(same["agreement"].values()) == {100.0}
+    assert max(apart(teacher, tmp_path / "m", texts)) < 1e-3
 
 
 def test_it_starts_from_the_teachers_layers(teacher, untouched):
@@ -384,7 +395,7 @@ def test_it_starts_from_the_teachers_layers(teacher, untouched):
 
 def test_what_is_said_of_it(student):
     folder, result, lines = student
-    assert "agreement: " in lines[1] and "50 of 50" in lines[-2]
+    assert "agreement: " in lines[1] and "100 of 100" in lines[-2]
     assert result["teacher"]["layers"] == 4 and result["student"]["layers"] == 2
     n_layer = sum(
         p.numel() for p in load_checkpoint(folder / "transformer" / "encoder").model.encoder.layer.parameters()
