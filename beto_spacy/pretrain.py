@@ -17,6 +17,7 @@ import statistics
 import sys
 import tempfile
 import time
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
 
@@ -247,6 +248,20 @@ def parse_lengths(text: str) -> List[Tuple[int, float]]:
     return found
 
 
+@contextmanager
+def _own_precision() -> Iterator[None]:
+    """Take the precision from the settings: transformers leaves that of a training in the environment, for the next."""
+    name = "ACCELERATE_MIXED_PRECISION"
+    before = os.environ.pop(name, None)
+    try:
+        yield
+    finally:
+        os.environ.pop(name, None)
+        if before is not None:
+            os.environ[name] = before
+
+
+@_own_precision()
 def pretrain(
     texts: Sequence[Union[str, Path]],
     dest: Union[str, Path],
@@ -721,6 +736,7 @@ def _tokenizer(texts: Sequence[Path], vocabulary: Optional[str], size: int, run:
     return AutoTokenizer.from_pretrained(place)
 
 
+@_own_precision()
 def measure_throughput(
     texts: Sequence[Union[str, Path]],
     tokenizer: Any,

@@ -448,6 +448,12 @@ def test_half_precision_on_a_processor_that_has_it(text, tmp_path, monkeypatch):
     assert torch.bfloat16 in types
     weights = load_checkpoint(tmp_path / "e").model.state_dict().values()
     assert all(bool(torch.isfinite(weight).all()) for weight in weights)
+    for left in (None, "bf16"):  # by another training in this process
+        if left:
+            monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", left)
+        types.clear()
+        pretrain_from_config(CONFIG, tmp_path / f"after {left}", overrides=overrides(text))
+        assert types == {torch.float32} and os.environ.get("ACCELERATE_MIXED_PRECISION") == left
 
 
 def test_a_config_trains_vocabulary_and_encoder(text, tmp_path):
