@@ -15,7 +15,7 @@ from beto_spacy.errors import CorpusError, EncoderError, ProjectError
 from beto_spacy.evaluate import entity_calibration
 from beto_spacy.heads import crf
 from beto_spacy.heads.base import lowest
-from beto_spacy.heads.ner import BetoEntityRecognizer
+from beto_spacy.heads.ner import BetoEntityRecognizer, _paragraphs
 
 CNN = {
     "@architectures": "spacy.HashEmbedCNN.v2",
@@ -155,6 +155,29 @@ def test_entities_that_are_there_are_kept(trained):
     assert entities(doc) == [(4, 6, "LOC"), (7, 8, "PER")]
 
 
+def test_white_space_neither_begins_nor_ends_an_entity(trained):
+    words = ["\n", "María", "\n", "Gómez", "\n\n", "Pedro", " "]
+    assert not trained(Doc(trained.vocab, words=["\n", " "])).ents
+    (doc,) = trained.pipe([Doc(trained.vocab, words=words)])
+    assert not any(doc[e.start].is_space or doc[e.end - 1].is_space for e in doc.ents)
+    gold = Doc(trained.vocab, words=words)  # annotation that does: it means its words
+    gold.set_ents([Span(gold, 0, 5, label="PER")], default="outside")
+    possible = trained.get_pipe("ner").gold(Example(Doc(trained.vocab, words=words), gold))
+    begin, inside = crf.begin_tag(2), crf.inside_tag(2)
+    assert [numpy.flatnonzero(possible[i]).tolist() for i in (1, 3, 5)] == [[begin], [inside], [0]]
+    doc = Doc(trained.vocab, words=words)
+    doc.set_ents([Span(doc, 0, 3, label="PER")], default="missing")
+    assert (0, 3, "PER") in entities(trained(doc)) and all(e.start >= 3 for e in doc.ents[1:])
+
+
+def test_entities_end_with_their_paragraph(trained):
+    for separator, pieces in (("\n", [4]), ("\n\n", [2, 2]), ("\n \n", [2, 2])):
+        doc = Doc(trained.vocab, words=["María", "Gómez", separator, "Pedro", "Gómez"])
+        assert [len(words) for words in _paragraphs(doc)] == pieces
+    doc = Doc(trained.vocab, words=["\n", "\n", "María", "\n", "\n", "Pedro", "\n\n"])
+    assert [words.tolist() for words in _paragraphs(doc)] == [[2], [5]]
+
+
 def test_missing_annotation_teaches_nothing_wrong(trained):
     nlp = build()
     nlp.initialize(lambda: examples(nlp))
@@ -247,6 +270,17 @@ def test_it_learns_with_the_shared_encoder(encoders, tmp_path):
         .from_bytes(nlp.to_bytes(exclude=["transformer"]))
     )
     assert entities(nlp(doc_of(nlp, SENTENCES[0][0]))) == SENTENCES[0][1]
+    # white space has no vector: it is passed over
+    text = SENTENCES[0][0]
+    for separator in ("\n", " \n ", "\t"):
+        doc = nlp("\n" + text.replace(" ", separator) + "\n")
+        assert [(e.text.split(), e.label_) for e in doc.ents] == [
+            (["María", "Gómez"], "PER"),
+            (["Buenos", "Aires"], "LOC"),
+            (["Pedro"], "PER"),
+        ]
+        confidences = [e._.confidence for e in nlp(text).ents]
+        assert [e._.confidence for e in doc.ents] == pytest.approx(confidences, abs=1e-5)
     assert isinstance(alone.get_pipe("ner"), BetoEntityRecognizer)
 
 

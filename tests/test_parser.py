@@ -160,8 +160,9 @@ def test_the_shapes_of_words(trained):
     nlp = trained
     docs = [nlp.make_doc("Vino J. Paz (hoy)."), nlp.make_doc(""), nlp.make_doc("¿ALTO? 12")]
     seen = token_shapes(docs)
-    assert seen.shape == (sum(map(len, docs)), len(_WINDOW) * len(_SHAPES)) and set(seen.ravel()) == {0.0, 1.0}
-    shapes = seen.reshape(len(seen), len(_WINDOW), len(_SHAPES)).astype(bool)
+    assert seen.shape == (sum(map(len, docs)), len(_WINDOW) * len(_SHAPES) + 1) and set(seen[1:].ravel()) == {0.0, 1.0}
+    assert (seen[1:, -1] == 1).all()  # the word before is the token before
+    shapes = seen[:, :-1].reshape(len(seen), len(_WINDOW), len(_SHAPES)).astype(bool)
     own = shapes[:, _WINDOW.index(0)]
     of = dict(zip([token.text for doc in docs for token in doc], own.tolist()))
     known = "lower title upper digit space stop dots ask comma colon open close quote dash dotted initial 1 2 3 long"
@@ -178,6 +179,36 @@ def test_the_shapes_of_words(trained):
                 there = own[start + i + offset] if 0 <= i + offset < len(doc) else numpy.zeros(len(_SHAPES), bool)
                 numpy.testing.assert_array_equal(shapes[start + i, place], there)
         start += len(doc)
+
+
+def test_the_shapes_of_words_beyond_white_space(trained):
+    docs = [
+        Doc(trained.vocab, words=["\n", "Ana", " ", "\n", "come", "pan", "\t", "."]),
+        Doc(trained.vocab, words=["\n"]),
+    ]
+    seen = token_shapes([docs[0], docs[1], docs[0]])
+    plain = token_shapes([Doc(trained.vocab, words=["Ana", "come", "pan", "."])])
+    for start in (0, 9):
+        numpy.testing.assert_array_equal(seen[start:][[1, 4, 5, 7], :-1], plain[:, :-1])
+        assert seen[start:][[4, 5, 7], -1].tolist() == [3, 1, 2]
+
+
+def test_a_line_break_is_as_good_as_a_space_and_an_empty_line_ends_a_sentence(with_encoder):
+    sentences = ["Ana come pan .", "Luis duerme .", "La casa arde", "Ana duerme ."]
+    words = " ".join(sentences).split()
+
+    def starts(separator):
+        doc = with_encoder(separator.join(sentences).replace(" ", separator if separator == "\n" else " "))
+        kept = [token for token in doc if not token.is_space]
+        assert [token.text for token in kept] == words
+        numbers = {token.i: n for n, token in enumerate(kept)}
+        return [bool(t.is_sent_start) for t in kept], [(numbers[t.head.i], t.dep_) for t in kept]
+
+    assert starts(" ") == starts("\n") == starts(" \n ") == starts("\t")
+    assert sum(starts(" ")[0]) > 1
+    for separator in ("\n\n", " \n \n", "\r\n\r\n"):
+        found = numpy.flatnonzero(starts(separator)[0]).tolist()
+        assert {0, 4, 7, 10} <= set(found)
 
 
 def test_sentences_do_not_depend_on_the_documents_beside(trained):
@@ -335,7 +366,8 @@ def test_heads_with_one_root_lead_to_the_same_trees(projective):
     assert 0 < asked[1] < asked[0]
 
 
-def test_they_learn_with_the_shared_encoder(encoders):
+@pytest.fixture(scope="module")
+def with_encoder(encoders):
     torch.manual_seed(0)
     nlp = spacy.blank("es")
     model = {"@architectures": "beto_spacy.Encoder.v1", "name": encoders["bert"]}
@@ -346,6 +378,11 @@ def test_they_learn_with_the_shared_encoder(encoders):
     before = train(nlp, examples(nlp), steps=1, rate=0.003)
     after = train(nlp, examples(nlp), steps=60, rate=0.003)
     assert after["parser"] < 0.3 * before["parser"] and after["senter"] < 0.3 * before["senter"]
+    return nlp
+
+
+def test_they_learn_with_the_shared_encoder(with_encoder):
+    assert with_encoder.evaluate(examples(with_encoder))["sents_f"] > 0.9
 
 
 def test_what_cannot_be_learned():

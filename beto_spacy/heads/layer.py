@@ -8,6 +8,7 @@ from typing import Any, Callable, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy
 import torch
+from spacy.attrs import IS_SPACE
 from spacy.tokens import Doc
 from thinc.api import ArgsKwargs, Model, torch2xp, xp2torch
 from thinc.types import Floats2d
@@ -69,6 +70,25 @@ def make_torch_layer(
 def document_lengths(docs: Sequence[Doc]) -> numpy.ndarray:
     """The number of tokens of each document. *Shape:* (n_documents,)"""
     return numpy.asarray([len(doc) for doc in docs], dtype="i8")
+
+
+def blank_tokens(doc: Doc) -> numpy.ndarray:
+    """Which tokens are white space: these are no words, and have no vector. *Shape:* (n_tokens,), bool"""
+    return doc.to_array([IS_SPACE]).reshape(-1).astype(bool)
+
+
+def paragraph_starts(doc: Doc, blank: numpy.ndarray) -> numpy.ndarray:
+    """Which words come after an empty line.
+
+    blank: Of `blank_tokens`.
+    Returns the positions of the tokens, in order.
+    """
+    starts, n_breaks = [], 0
+    for i in numpy.flatnonzero(blank).tolist():
+        n_breaks = doc[i].text.count("\n") + (n_breaks if i and blank[i - 1] else 0)
+        if n_breaks > 1 and i + 1 < len(doc) and not blank[i + 1]:
+            starts.append(i + 1)
+    return numpy.asarray(starts, dtype="i8")
 
 
 def build_module(layer: Model, width: int, n_classes: int) -> None:

@@ -20,7 +20,7 @@ from ..errors import CorpusError
 from ..windows import INSIDE_TOKEN, PUNCTUATION, SENTENCE, TOKEN, cut_windows, length_buckets
 from . import crf
 from .base import TorchHead, default_model, lowest
-from .layer import Outputs, make_torch_layer
+from .layer import Outputs, blank_tokens, make_torch_layer, paragraph_starts
 
 _DEFAULT_MODEL = default_model("beto_spacy.CRF.v1", dropout=0.1)
 #: Tokens of a sequence of the random field at most; a longer document is cut where a sentence ends.
@@ -146,8 +146,8 @@ class BetoEntityRecognizer(TorchHead):
                 where = torch.cat([places[:, None], spans[:, 1:]], dim=1)
                 scores = crf.span_probabilities(scaled, crf.forward_backward(scaled), where)
                 for (row, first, last, label), score in zip(spans.tolist(), scores.tolist()):
-                    doc, offset = batch.places[row]
-                    found[doc].append(FoundSpan(first + offset, last + offset + 1, self.labels[label], score))
+                    doc, tokens = batch.places[row]
+                    found[doc].append(FoundSpan(int(tokens[first]), int(tokens[last]) + 1, self.labels[label], score))
         return [sorted(spans) for spans in found]
 
     def set_annotations(self, docs: Iterable[Doc], scores: List[List[FoundSpan]]) -> None:
@@ -159,9 +159,10 @@ class BetoEntityRecognizer(TorchHead):
             new = [span for span, s in zip(spans, found) if s.confidence >= least]
             iob, types = doc.to_array([ENT_IOB, ENT_TYPE]).reshape(-1, 2).T
             before = list(doc.ents) if types.any() else []
-            kept = {(entity.start, entity.end) for entity in before}
             blocked = [doc[int(i) : int(i) + 1] for i in numpy.flatnonzero((iob == 3) & (types == 0))]
-            new = [span for span in new if (span.start, span.end) not in kept]
+            if before:
+                kept = numpy.isin(iob, (1, 3))
+                new = [span for span in new if not kept[span.start : span.end].any()]
             doc.set_ents([*before, *new], blocked=blocked, default="outside")
 
     def _preset(self, docs: Sequence[Doc], emissions: torch.Tensor) -> Optional[torch.Tensor]:
@@ -173,16 +174,22 @@ class BetoEntityRecognizer(TorchHead):
         offset = 0
         numbers = {label: i for i, label in enumerate(self.labels)}
         for doc in docs:
+            kept = begun = False  # of the word before; of the white space before
             for token in doc:
+                if token.is_space:
+                    begun |= token.ent_iob == 3
+                    continue
                 if token.ent_iob in (1, 3):
                     label = numbers.get(token.ent_type_)
                     tag = 0
                     if label is not None:
-                        tag = crf.begin_tag(label) if token.ent_iob == 3 else crf.inside_tag(label)
+                        begins = token.ent_iob == 3 or begun
+                        tag = crf.begin_tag(label) if begins else crf.inside_tag(label)
                     possible[offset + token.i] = False
                     possible[offset + token.i, tag] = True
-                elif token.i and doc[token.i - 1].ent_iob in (1, 3):  # one that is there doesn't grow
+                elif kept:  # one that is there doesn't grow
                     possible[offset + token.i, 2::2] = False
+                kept, begun = token.ent_iob in (1, 3), False
             offset += len(doc)
         return possible
 
@@ -195,10 +202,16 @@ class BetoEntityRecognizer(TorchHead):
             return None
         numbers = {label: i for i, label in enumerate(self.labels)}
         possible = numpy.ones((len(known), self.n_classes()), dtype=bool)
+        blank = blank_tokens(example.predicted)
+        begun = False  # by white space before the word
         for i, tag in enumerate(known):
-            if tag is None or tag == "-":
+            if blank[i]:
+                begun |= bool(tag) and tag[0] in "BU"
                 continue
-            kind, _, label = tag.partition("-")
+            kind, _, label = (tag or "-").partition("-")
+            kind, begun = "B" if begun and kind in ("I", "L") else kind, False
+            if not kind:  # missing
+                continue
             number = numbers.get(label)
             possible[i] = False
             if number is None:  # O, or a label that isn't ours
@@ -260,37 +273,42 @@ class _Batch(NamedTuple):
 
     potentials: Padded.
     possible: Which tags each token may have, if that is restricted. *Shape:* (n_sequences, length, n_tags)
-    places: The document of each sequence, and its first token there.
+    places: The document of each sequence, and its tokens there: words.
     """
 
     potentials: crf.Potentials
     possible: Optional[torch.Tensor]
-    places: List[Tuple[int, int]]
+    places: List[Tuple[int, numpy.ndarray]]
 
 
 def _batches(docs: Sequence[Doc], outputs: Outputs, possible: Optional[torch.Tensor] = None) -> Iterator[_Batch]:
     """Cut documents into sequences, and these into padded batches.
 
+    White space is passed over: it has no vector, and an entity may go on in the next line, though not after an empty
+    one.
+
     possible: Which tags the tokens of all documents may have. *Shape:* (n_tokens, n_tags)
     """
-    places: List[Tuple[int, int]] = []
-    pieces: List[Tuple[int, int]] = []
+    places: List[Tuple[int, numpy.ndarray]] = []
+    pieces: List[numpy.ndarray] = []
     first = 0
     for number, doc in enumerate(docs):
-        for window in cut_windows(len(doc), _MOST_TOKENS, quality=_cut_quality(doc)):
-            places.append((number, window.start))
-            pieces.append((first + window.start, first + window.end))
+        for words in _paragraphs(doc):
+            quality = _cut_quality(doc)[words] if len(words) > _MOST_TOKENS else None
+            for window in cut_windows(len(words), _MOST_TOKENS, quality=quality):
+                places.append((number, words[window.start : window.end]))
+                pieces.append(first + places[-1][1])
         first += len(doc)
     emissions, starts, transitions = outputs.tensors
     device = emissions.device
     may_start = crf.allowed_starts(emissions.shape[1] // 2).to(device)
-    for bucket in length_buckets([end - start for start, end in pieces], _BATCH_TOKENS):
+    for bucket in length_buckets([len(piece) for piece in pieces], _BATCH_TOKENS):
         chosen = [pieces[i] for i in bucket]
-        index = numpy.zeros((len(chosen), max(end - start for start, end in chosen)), dtype="i8")
-        for row, (start, end) in enumerate(chosen):
-            index[row, : end - start] = numpy.arange(start, end)
+        index = numpy.zeros((len(chosen), max(map(len, chosen))), dtype="i8")
+        for row, piece in enumerate(chosen):
+            index[row, : len(piece)] = piece
         where = torch.from_numpy(index).to(device)
-        lengths = torch.tensor([end - start for start, end in chosen], device=device)
+        lengths = torch.tensor([len(piece) for piece in chosen], device=device)
         allowed = None
         if possible is not None:
             allowed = possible[where]
@@ -300,10 +318,18 @@ def _batches(docs: Sequence[Doc], outputs: Outputs, possible: Optional[torch.Ten
         yield _Batch(potentials, allowed, [places[i] for i in bucket])
 
 
-def _cut_quality(doc: Doc) -> Optional[numpy.ndarray]:
+def _paragraphs(doc: Doc) -> List[numpy.ndarray]:
+    """The words of each paragraph, those that aren't white space; none of a document of white space."""
+    blank = blank_tokens(doc)
+    words = numpy.flatnonzero(~blank)
+    parts = [words]
+    if len(words) < len(blank):
+        parts = numpy.split(words, numpy.searchsorted(words, paragraph_starts(doc, blank)))
+    return [part for part in parts if len(part)]
+
+
+def _cut_quality(doc: Doc) -> numpy.ndarray:
     """How good it is to cut a long document before each token."""
-    if len(doc) <= _MOST_TOKENS:
-        return None
     attrs = doc.to_array([SENT_START, IS_PUNCT, ENT_IOB]).astype("i8")
     quality = numpy.full(len(doc), TOKEN, dtype="i1")
     quality[1:][attrs[:-1, 1] != 0] = PUNCTUATION

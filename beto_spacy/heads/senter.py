@@ -5,7 +5,7 @@ from typing import Any, Callable, Iterable, List, Optional, Sequence, Tuple
 
 import numpy
 import torch
-from spacy.attrs import IS_SPACE, ORTH, SENT_START
+from spacy.attrs import ORTH, SENT_START
 from spacy.language import Language
 from spacy.scorer import Scorer
 from spacy.tokens import Doc
@@ -15,13 +15,13 @@ from thinc.types import Floats2d
 
 from ..divergence import binary_divergence
 from .base import TorchHead, default_model
-from .layer import Outputs, document_lengths, make_torch_layer
+from .layer import Outputs, blank_tokens, document_lengths, make_torch_layer, paragraph_starts
 
 _DEFAULT_MODEL = default_model("beto_spacy.SentenceStarts.v1", hidden_width=64, dropout=0.1)
 
 
 class SentenceStarts(torch.nn.Module):
-    """One number for each token, from its vector and that of the token before it, and from the shapes around them.
+    """One number for each token, from its vector and that of the word before it, and from the shapes around them.
 
     The vectors know what the words mean; that an initial or a bracket ends no sentence is quicker learned from shapes.
 
@@ -45,11 +45,12 @@ class SentenceStarts(torch.nn.Module):
         (n_tokens,)
         """
         vectors = self.dropout(vectors)
-        hidden = self.this(vectors) + self.before(vectors).roll(1, dims=0) + self.shapes(shapes * _SHAPE_SCALE)
+        before = torch.arange(len(vectors), device=vectors.device) - shapes[:, -1].long()
+        hidden = self.this(vectors) + self.before(vectors)[before] + self.shapes(shapes[:, :-1] * _SHAPE_SCALE)
         return (self.score(torch.nn.functional.gelu(hidden))[:, 0],)
 
 
-#: The tokens whose shapes are seen, counted from the one that may start a sentence.
+#: The words whose shapes are seen, counted from the one that may start a sentence.
 _WINDOW = (-3, -2, -1, 0, 1, 2)
 
 #: The shapes are plain, and the optimizer's steps of one size: scaled up, they are learned some times faster.
@@ -61,7 +62,7 @@ _SHAPES: Tuple[Callable[[str], bool], ...] = (
     str.istitle,
     lambda word: word.isupper() and word.isalpha(),
     lambda word: any(letter.isdigit() for letter in word),
-    str.isspace,
+    str.isspace,  # never of a word; it's here for the pipelines that were trained when white space was seen
     lambda word: word == ".",
     lambda word: word in ("...", "…"),
     lambda word: word in ("?", "!"),
@@ -86,22 +87,29 @@ def _shape(word: str) -> Tuple[bool, ...]:
 
 
 def token_shapes(docs: Sequence[Doc]) -> numpy.ndarray:
-    """What can be seen of the tokens around each token without reading them: case, length, punctuation.
+    """What can be seen of the words around each token without reading them: case, length, punctuation.
 
-    Returns numbers 0 and 1 of documents in a row, 0 for what would be outside of a document. *Shape:* (n_tokens, tokens
-    of the window * number of shapes)
+    White space between words is passed over, as the encoder does: a line that is broken is a sentence as any other.
+    Returns numbers 0 and 1 of documents in a row, 0 for what would be outside of a document, and in the last column how
+    many tokens before it the word before is. *Shape:* (n_tokens, words of the window * number of shapes + 1)
     """
     keys = numpy.concatenate([doc.to_array([ORTH]).reshape(-1) for doc in docs])
-    words, places = numpy.unique(keys, return_inverse=True)
+    is_word = ~numpy.concatenate([blank_tokens(doc) for doc in docs])
+    forms, places = numpy.unique(keys, return_inverse=True)
     strings = docs[0].vocab.strings
-    shapes = numpy.zeros((len(words) + 1, len(_SHAPES)), dtype="f")
-    for row, word in zip(shapes, words):
-        row[:] = _shape(strings[word])
+    shapes = numpy.zeros((len(forms) + 1, len(_SHAPES)), dtype="f")
+    for row, form in zip(shapes, forms):
+        row[:] = _shape(strings[form])
     gap = max(map(abs, _WINDOW))  # of nothing, between documents
-    at = numpy.arange(len(keys)) + gap * (1 + numpy.repeat(numpy.arange(len(docs)), document_lengths(docs)))
-    row_of = numpy.full(len(keys) + gap * (len(docs) + 1), len(words))
-    row_of[at] = places.reshape(-1)
-    return shapes[row_of[at[:, None] + numpy.asarray(_WINDOW)]].reshape(len(keys), len(_WINDOW) * len(_SHAPES))
+    number = numpy.maximum(numpy.cumsum(is_word) - 1, 0)
+    at = number + gap * (1 + numpy.repeat(numpy.arange(len(docs)), document_lengths(docs)))
+    row_of = numpy.full(len(keys) + gap * (len(docs) + 1), len(forms))
+    row_of[at[is_word]] = places.reshape(-1)[is_word]
+    seen = shapes[row_of[at[:, None] + numpy.asarray(_WINDOW)]].reshape(len(keys), len(_WINDOW) * len(_SHAPES))
+    words = numpy.flatnonzero(is_word)
+    back = numpy.zeros((len(keys), 1), dtype="f")
+    back[words, 0] = words - numpy.roll(words, 1)
+    return numpy.concatenate([seen, back], axis=1)
 
 
 def make_sentence_starts(
@@ -159,6 +167,8 @@ def make_beto_senter(
 class BetoSentenceRecognizer(TorchHead):
     """Finds where sentences start.
 
+    After an empty line one always does; a single line break says nothing.
+
     vocab, model, name: As for any component.
     overwrite, scorer: See `make_beto_senter`.
     """
@@ -191,8 +201,9 @@ class BetoSentenceRecognizer(TorchHead):
         starts = (outputs.tensors[0] > 0).cpu().numpy()
         found = numpy.split(starts, numpy.cumsum(outputs.lengths)[:-1])
         for doc, begins in zip(docs, found):
-            blank = doc.to_array([IS_SPACE]).astype(bool)
+            blank = blank_tokens(doc)
             begins &= ~blank  # white space belongs to the sentence before
+            begins[paragraph_starts(doc, blank)] = True
             begins[:1] = True
         return found
 
