@@ -47,6 +47,13 @@ def test_the_package_works_in_a_new_environment(project):
     assert set(seen["categories"]) == {"P", "N", "NEU"}
 
 
+def test_white_space_is_tagged_as_such(project):
+    doc = spacy.load(project / "training" / "model-best")("María vive en Lima.\n\nNo llueve.")
+    (blank,) = (token for token in doc if token.is_space)
+    assert (blank.pos_, blank.tag_, blank.lemma_, str(blank.morph)) == ("SPACE", "_SP", "\n\n", "")
+    assert doc[blank.i + 1].is_sent_start and [t.i for t in doc if t.pos_ == "SPACE"] == [blank.i]
+
+
 def test_loading_the_package_is_silent_of_our_warnings(installed):
     code = "import warnings, spacy; spacy.load('es_beto_trf')('Hola, Lima.')"
     done = run(
