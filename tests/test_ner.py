@@ -165,6 +165,8 @@ def test_white_space_neither_begins_nor_ends_an_entity(trained):
     possible = trained.get_pipe("ner").gold(Example(Doc(trained.vocab, words=words), gold))
     begin, inside = crf.begin_tag(2), crf.inside_tag(2)
     assert [numpy.flatnonzero(possible[i]).tolist() for i in (1, 3, 5)] == [[begin], [inside], [0]]
+    gold = Doc(trained.vocab, words=["\n", " "], ents=["O", "O"])
+    assert trained.update([Example(Doc(trained.vocab, words=["\n", " "]), gold)], sgd=None)["ner"] == 0.0
     doc = Doc(trained.vocab, words=words)
     doc.set_ents([Span(doc, 0, 3, label="PER")], default="missing")
     assert (0, 3, "PER") in entities(trained(doc)) and all(e.start >= 3 for e in doc.ents[1:])

@@ -128,6 +128,14 @@ def test_each_sentence_has_one_root_and_whitespace_hangs_on_a_word(trained):
     assert all(token.dep_ == "dep" for token in blank)
 
 
+def test_white_space_alone_teaches_nothing(trained):
+    gold = Doc(trained.vocab, words=["\n", " "], heads=[0, 0], deps=["ROOT", "dep"], sent_starts=[True, False])
+    example = Example(Doc(trained.vocab, words=["\n", " "]), gold)
+    pipe = trained.get_pipe("parser")
+    loss, gradients = pipe.get_loss([example], pipe.model.predict([example.predicted]))
+    assert loss == 0.0 and not any(d.any() for d in gradients.tensors)
+
+
 def test_empty_short_and_long_documents(trained):
     empty, one, long = trained.pipe(
         [
@@ -209,6 +217,8 @@ def test_a_line_break_is_as_good_as_a_space_and_an_empty_line_ends_a_sentence(wi
     for separator in ("\n\n", " \n \n", "\r\n\r\n"):
         found = numpy.flatnonzero(starts(separator)[0]).tolist()
         assert {0, 4, 7, 10} <= set(found)
+    for text in ("\n\nAna come pan .", " Ana come pan .\n\n", "\n\n"):
+        assert len(list(with_encoder(text).sents)) == 1
 
 
 def test_sentences_do_not_depend_on_the_documents_beside(trained):

@@ -242,7 +242,9 @@ def _differentiate(loss_of: Callable[[Outputs], torch.Tensor], scores: Outputs) 
     """A loss of a module's outputs, and its gradient by them."""
     leaves = tuple(tensor.detach().requires_grad_() for tensor in scores.tensors)
     loss = loss_of(Outputs(leaves, scores.lengths))
-    gradients = torch.autograd.grad(loss, leaves, allow_unused=True)
+    gradients = [None] * len(leaves)
+    if loss.requires_grad:  # it doesn't, where there are no words
+        gradients = torch.autograd.grad(loss, leaves, allow_unused=True)
     filled = tuple(torch.zeros_like(leaf) if d is None else d for leaf, d in zip(leaves, gradients))
     return float(loss.detach()), Outputs(filled, scores.lengths)
 

@@ -197,12 +197,11 @@ class BetoEntityRecognizer(TorchHead):
         """Which tags the annotation allows each token. *Shape:* (n_tokens, n_tags); None if nothing is annotated."""
         if not example.reference.has_annotation("ENT_IOB"):
             return None
-        known = example.get_aligned_ner()
+        known, blank = example.get_aligned_ner(), blank_tokens(example.predicted)
         if all(tag is None for tag in known):
             return None
         numbers = {label: i for i, label in enumerate(self.labels)}
         possible = numpy.ones((len(known), self.n_classes()), dtype=bool)
-        blank = blank_tokens(example.predicted)
         begun = False  # by white space before the word
         for i, tag in enumerate(known):
             if blank[i]:

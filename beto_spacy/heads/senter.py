@@ -204,6 +204,7 @@ class BetoSentenceRecognizer(TorchHead):
             blank = blank_tokens(doc)
             begins &= ~blank  # white space belongs to the sentence before
             begins[paragraph_starts(doc, blank)] = True
+            begins[numpy.flatnonzero(~blank)[:1]] = False  # or to the first one
             begins[:1] = True
         return found
 
