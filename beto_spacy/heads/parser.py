@@ -21,7 +21,7 @@ from ..errors import CorpusError
 from ..windows import length_buckets
 from .base import TorchHead, default_model
 from .biaffine import BiaffineProjections, Projections, score_arcs, score_labels, tree_loss
-from .layer import Outputs, make_torch_layer
+from .layer import Outputs, blank_tokens, make_torch_layer
 from .mst import are_trees, best_trees
 
 _DEFAULT_WIDTHS = {"arc_width": 128, "label_width": 32, "hidden_width": 128}
@@ -301,7 +301,7 @@ def _batches(docs: Sequence[Doc], starts: Sequence[Optional[numpy.ndarray]], out
         first += len(doc)
         if begins is None or not len(doc):
             continue
-        words = numpy.flatnonzero(~doc.to_array(["IS_SPACE"]).astype(bool))
+        words = numpy.flatnonzero(~blank_tokens(doc))
         for sentence in numpy.split(words, numpy.flatnonzero(numpy.diff(numpy.cumsum(begins)[words])) + 1):
             sentences += [(number, sentence[i : i + _MOST_WORDS]) for i in range(0, len(sentence), _MOST_WORDS)]
     projections = Projections(*outputs.tensors)
