@@ -87,20 +87,26 @@ def loss_of(pipe, examples, scores):
 
 
 def test_pooling_by_hand():
-    vectors = torch.tensor([[1.0, 0.0], [3.0, 2.0], [5.0, 5.0]])
-    lengths = torch.tensor([2, 0, 1])
-    expected = {"first": [[1.0, 0.0], [0.0, 0.0], [5.0, 5.0]], "mean": [[2.0, 1.0], [0.0, 0.0], [5.0, 5.0]]}
+    # rows of sevens are white space; the last document has no words
+    vectors = torch.tensor([[7.0, 7.0], [1.0, 0.0], [7.0, 7.0], [3.0, 2.0], [5.0, 5.0], [7.0, 7.0]])
+    is_word = torch.tensor([False, True, False, True, True, False])
+    lengths = torch.tensor([4, 0, 1, 1])
+    expected = {
+        "first": [[1.0, 0.0], [0.0, 0.0], [5.0, 5.0], [0.0, 0.0]],
+        "mean": [[2.0, 1.0], [0.0, 0.0], [5.0, 5.0], [0.0, 0.0]],
+    }
     for pooling, rows in expected.items():
-        assert PooledScores(2, 3, pooling=pooling, dropout=0.0)._pool(vectors, lengths).tolist() == rows
+        assert PooledScores(2, 3, pooling=pooling, dropout=0.0)._pool(vectors, lengths, is_word).tolist() == rows
     module = PooledScores(2, 3, pooling="attention", dropout=0.0)
     with torch.no_grad():
         module.attention.weight.copy_(torch.tensor([[0.0, 0.5]]))
-    pooled = module._pool(vectors, lengths)
+    pooled = module._pool(vectors, lengths, is_word)
     share = 1 / (1 + numpy.e)  # energies 0 and 1, whatever the bias
     assert pooled.tolist() == [
         pytest.approx([share + 3 * (1 - share), 2 * (1 - share)]),
         [0.0, 0.0],
         pytest.approx([5.0, 5.0]),
+        [0.0, 0.0],
     ]
 
 
@@ -108,8 +114,8 @@ def test_attention_stands_energies_of_any_size():
     module = PooledScores(1, 1, pooling="attention", dropout=0.0)
     with torch.no_grad():
         module.attention.weight.fill_(1e4)
-    vectors = torch.tensor([[1.0], [2.0], [-5.0]], requires_grad=True)
-    (scores,) = module(vectors, torch.tensor([2, 1]))
+    vectors = torch.tensor([[1.0], [2.0], [-5.0], [3.0]], requires_grad=True)
+    (scores,) = module(vectors, torch.tensor([2, 1, 1]), torch.tensor([True, True, True, False]))
     scores.sum().backward()
     assert torch.isfinite(scores).all() and torch.isfinite(vectors.grad).all()
 
@@ -251,13 +257,29 @@ def test_overfit_and_reload(tmp_path, pooling, exclusive):
     assert [same(text).cats for text in TEXTS] == [doc.cats for doc in before]
 
 
-def test_empty_documents():
+@pytest.mark.parametrize("empty", ["", " \n\n"])
+def test_documents_without_words(empty):
     nlp, pipe = build()
-    for docs in ([nlp.make_doc("")], [nlp.make_doc(""), nlp.make_doc("Gracias")]):
+    for docs in ([nlp.make_doc(empty)], [nlp.make_doc(empty), nlp.make_doc("Gracias")]):
         done = list(pipe.pipe(docs))
         assert done[0].cats == {"N": 0.0, "P": 0.0} and done[0]._.categories == []
     assert sum(done[1].cats.values()) == pytest.approx(1.0)
-    assert nlp.update([example(nlp, "", cats("P"))], sgd=Adam(0.05)) == {"beto_textcat": 0.0}
+    assert nlp.update([example(nlp, empty, cats("P"))], sgd=Adam(0.05)) == {"beto_textcat": 0.0}
+
+
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_line_breaks_change_no_category(encoders, pooling):
+    nlp = spacy.blank("es")
+    nlp.add_pipe("beto_transformer", config={"model": {"name": str(encoders["bert"])}})
+    model = {"@architectures": "beto_spacy.TextCat.v1", "pooling": pooling, "dropout": 0.0}
+    nlp.add_pipe("beto_textcat", config={"model": model})
+    examples = annotated(nlp)
+    nlp.initialize(lambda: examples)
+    nlp.update(examples, sgd=Adam(0.01))
+    texts = ["Qué película tan mala\n\n", "\n\nQué película tan\n\nmala", "Qué película tan mala"]
+    *broken, plain = nlp.pipe(texts)
+    assert plain.cats["N"] != pytest.approx(0.5, abs=1e-3)
+    assert [doc.cats for doc in broken] == [pytest.approx(plain.cats, abs=1e-5)] * 2
 
 
 def test_categorizers_side_by_side():

@@ -20,7 +20,7 @@ class _Inputs(NamedTuple):
     """What a module reads: the vectors of the tokens of each document, and what else it takes."""
 
     vectors: List[Floats2d]
-    also: Optional[numpy.ndarray]
+    also: Tuple[numpy.ndarray, ...]
 
 
 class Outputs(NamedTuple):
@@ -40,7 +40,7 @@ def make_torch_layer(
     build: Callable[[int, int], torch.nn.Module],
     *,
     learn_rate_factor: float = 1.0,
-    also: Optional[Callable[[Sequence[Doc]], numpy.ndarray]] = None,
+    also: Optional[Callable[[Sequence[Doc]], Tuple[numpy.ndarray, ...]]] = None,
 ) -> Model[List[Doc], Outputs]:
     """Put a torch module on top of token vectors.
 
@@ -49,7 +49,7 @@ def make_torch_layer(
     build: Makes the module, of a width of vectors and a number of classes. The module takes vectors, *shape:*
         (n_tokens, width), and gives a tuple of tensors.
     learn_rate_factor: The optimizer's rate is multiplied by it for this head.
-    also: What else of the documents the module takes, an array.
+    also: What else of the documents the module takes.
     """
     layer: Model[_Inputs, Outputs] = Model(
         name,
@@ -101,7 +101,7 @@ def build_module(layer: Model, width: int, n_classes: int) -> None:
 def _init_docs(model: Model[List[Doc], Outputs], X: Optional[List[Doc]] = None, Y: Any = None) -> None:
     tok2vec, layer = model.layers
     tok2vec.initialize(X=X)
-    layer.initialize(X=None if X is None else _Inputs(tok2vec.predict(X), None))
+    layer.initialize(X=None if X is None else _Inputs(tok2vec.predict(X), ()))
 
 
 def _forward_docs(
@@ -110,7 +110,7 @@ def _forward_docs(
     tok2vec, layer = model.layers
     also = model.attrs["also"]
     vectors, backprop_vectors = tok2vec(docs, is_train)
-    outputs, backprop_outputs = layer(_Inputs(vectors, None if also is None else also(docs)), is_train)
+    outputs, backprop_outputs = layer(_Inputs(vectors, () if also is None else also(docs)), is_train)
     return outputs, lambda gradients: backprop_vectors(backprop_outputs(gradients))
 
 
@@ -125,9 +125,7 @@ def _forward(
     lengths = [len(x) for x in X.vectors]
     rows = getattr(X.vectors, "rows", None)  # token vectors that lie together already
     vectors = xp2torch(model.ops.flatten(X.vectors) if rows is None else rows, requires_grad=is_train)
-    inputs: Tuple[torch.Tensor, ...] = (vectors,)
-    if X.also is not None:
-        inputs = (vectors, torch.from_numpy(X.also).to(vectors.device))
+    inputs = (vectors, *(torch.from_numpy(array).to(vectors.device) for array in X.also))
     outputs, backprop_torch = model.shims[0](ArgsKwargs(inputs, {}), is_train)
 
     def backprop(gradients: Outputs) -> List[Floats2d]:

@@ -174,22 +174,21 @@ class BetoEntityRecognizer(TorchHead):
         offset = 0
         numbers = {label: i for i, label in enumerate(self.labels)}
         for doc in docs:
-            kept = begun = False  # of the word before; of the white space before
+            begins = _begins((token.ent_iob == 3 for token in doc), blank_tokens(doc))
+            kept = False  # of the word before
             for token in doc:
                 if token.is_space:
-                    begun |= token.ent_iob == 3
                     continue
                 if token.ent_iob in (1, 3):
                     label = numbers.get(token.ent_type_)
                     tag = 0
                     if label is not None:
-                        begins = token.ent_iob == 3 or begun
-                        tag = crf.begin_tag(label) if begins else crf.inside_tag(label)
+                        tag = crf.begin_tag(label) if begins[token.i] else crf.inside_tag(label)
                     possible[offset + token.i] = False
                     possible[offset + token.i, tag] = True
                 elif kept:  # one that is there doesn't grow
                     possible[offset + token.i, 2::2] = False
-                kept, begun = token.ent_iob in (1, 3), False
+                kept = token.ent_iob in (1, 3)
             offset += len(doc)
         return possible
 
@@ -202,20 +201,15 @@ class BetoEntityRecognizer(TorchHead):
             return None
         numbers = {label: i for i, label in enumerate(self.labels)}
         possible = numpy.ones((len(known), self.n_classes()), dtype=bool)
-        begun = False  # by white space before the word
+        begins = _begins((bool(tag) and tag[0] in "BU" for tag in known), blank)
         for i, tag in enumerate(known):
-            if blank[i]:
-                begun |= bool(tag) and tag[0] in "BU"
+            if blank[i] or not tag or tag[0] == "-":  # no word, or missing
                 continue
-            kind, _, label = (tag or "-").partition("-")
-            kind, begun = "B" if begun and kind in ("I", "L") else kind, False
-            if not kind:  # missing
-                continue
-            number = numbers.get(label)
+            number = numbers.get(tag.partition("-")[2])
             possible[i] = False
             if number is None:  # O, or a label that isn't ours
                 possible[i, 0] = True
-            elif kind in "BU":
+            elif begins[i]:
                 possible[i, crf.begin_tag(number)] = True
             else:
                 possible[i, crf.inside_tag(number)] = True
@@ -265,6 +259,19 @@ class BetoEntityRecognizer(TorchHead):
 
         self.cfg["temperature"] = float(numpy.exp(lowest(loss, -1.5, 2.5)))
         return {"temperature": self.cfg["temperature"]}
+
+
+def _begins(begins: Iterable[bool], blank: numpy.ndarray) -> List[bool]:
+    """At which tokens, or in the white space right before them, an entity begins.
+
+    begins: Whether one begins with each token. blank: Of `blank_tokens`.
+    """
+    found, begun = [], False
+    for begin, is_blank in zip(begins, blank):
+        begun |= begin
+        found.append(begun)
+        begun &= bool(is_blank)
+    return found
 
 
 class _Batch(NamedTuple):

@@ -39,14 +39,14 @@ class SentenceStarts(torch.nn.Module):
         self.shapes = torch.nn.Linear(len(_WINDOW) * len(_SHAPES), hidden_width, bias=False)
         self.score = torch.nn.Linear(hidden_width, 1)
 
-    def forward(self, vectors: torch.Tensor, shapes: torch.Tensor) -> Sequence[torch.Tensor]:
-        """vectors, shapes: Of the documents in a row; whatever is before a document is of no matter, since it starts
-        with a sentence. *Shape:* (n_tokens, width), and that of `token_shapes`. Returns a tuple of one tensor. *Shape:*
-        (n_tokens,)
+    def forward(self, vectors: torch.Tensor, shapes: torch.Tensor, before: torch.Tensor) -> Sequence[torch.Tensor]:
+        """vectors: Of the documents in a row; whatever is before a document is of no matter, since it starts with a
+        sentence. *Shape:* (n_tokens, width). shapes, before: See `token_shapes`.
+
+        Returns a tuple of one tensor. *Shape:* (n_tokens,)
         """
         vectors = self.dropout(vectors)
-        before = torch.arange(len(vectors), device=vectors.device) - shapes[:, -1].long()
-        hidden = self.this(vectors) + self.before(vectors)[before] + self.shapes(shapes[:, :-1] * _SHAPE_SCALE)
+        hidden = self.this(vectors) + self.before(vectors)[before] + self.shapes(shapes * _SHAPE_SCALE)
         return (self.score(torch.nn.functional.gelu(hidden))[:, 0],)
 
 
@@ -86,12 +86,13 @@ def _shape(word: str) -> Tuple[bool, ...]:
     return tuple(asks(word) for asks in _SHAPES)
 
 
-def token_shapes(docs: Sequence[Doc]) -> numpy.ndarray:
+def token_shapes(docs: Sequence[Doc]) -> Tuple[numpy.ndarray, numpy.ndarray]:
     """What can be seen of the words around each token without reading them: case, length, punctuation.
 
     White space between words is passed over, as the encoder does: a line that is broken is a sentence as any other.
-    Returns numbers 0 and 1 of documents in a row, 0 for what would be outside of a document, and in the last column how
-    many tokens before it the word before is. *Shape:* (n_tokens, words of the window * number of shapes + 1)
+    Returns two arrays, of documents in a row: numbers 0 and 1, and 0 for what would be outside of a document; and at
+    each word the position of the word before it. *Shapes:* (n_tokens, words of the window * number of shapes) and
+    (n_tokens,)
     """
     keys = numpy.concatenate([doc.to_array([ORTH]).reshape(-1) for doc in docs])
     is_word = ~numpy.concatenate([blank_tokens(doc) for doc in docs])
@@ -107,9 +108,9 @@ def token_shapes(docs: Sequence[Doc]) -> numpy.ndarray:
     row_of[at[is_word]] = places.reshape(-1)[is_word]
     seen = shapes[row_of[at[:, None] + numpy.asarray(_WINDOW)]].reshape(len(keys), len(_WINDOW) * len(_SHAPES))
     words = numpy.flatnonzero(is_word)
-    back = numpy.zeros((len(keys), 1), dtype="f")
-    back[words, 0] = words - numpy.roll(words, 1)
-    return numpy.concatenate([seen, back], axis=1)
+    before = numpy.arange(len(keys))
+    before[words] = numpy.roll(words, 1)
+    return seen, before
 
 
 def make_sentence_starts(

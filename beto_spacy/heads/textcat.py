@@ -21,7 +21,7 @@ from thinc.types import Floats2d
 from ..divergence import binary_divergence, categorical_divergence
 from ..errors import CorpusError
 from .base import TorchHead, default_model, lowest
-from .layer import Outputs, document_lengths, make_torch_layer
+from .layer import Outputs, blank_tokens, document_lengths, make_torch_layer
 
 POOLINGS = ("first", "mean", "attention")
 _DEFAULT_MODEL = default_model("beto_spacy.TextCat.v1", pooling="mean", dropout=0.1)
@@ -35,8 +35,8 @@ class PooledScores(torch.nn.Module):
 
     width: Of the token vectors.
     n_classes: How many numbers.
-    pooling: What that vector is: the ``first`` token's, the ``mean`` of all, or their mean with weights that are
-        learned (``attention``: one query, Yang et al. 2016).
+    pooling: What that vector is: the ``first`` word's, the ``mean`` of all, or their mean with weights that are
+        learned (``attention``: one query, Yang et al. 2016). White space is no word.
     dropout: Of the pooled vector, in training.
     """
 
@@ -50,26 +50,31 @@ class PooledScores(torch.nn.Module):
         if pooling == "attention":
             self.attention = torch.nn.Linear(width, 1)
 
-    def forward(self, vectors: torch.Tensor, lengths: torch.Tensor) -> Tuple[torch.Tensor]:
+    def forward(self, vectors: torch.Tensor, lengths: torch.Tensor, is_word: torch.Tensor) -> Tuple[torch.Tensor]:
         """vectors: Of the tokens of all documents. *Shape:* (n_tokens, width). lengths: Tokens of each document.
+        is_word: Which tokens are no white space. *Shape:* (n_tokens,)
 
         Returns a tuple of one tensor. *Shape:* (n_documents, n_classes)
         """
-        return (self.linear(self.dropout(self._pool(vectors, lengths))),)
+        return (self.linear(self.dropout(self._pool(vectors, lengths, is_word))),)
 
-    def _pool(self, vectors: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    def _pool(self, vectors: torch.Tensor, lengths: torch.Tensor, is_word: torch.Tensor) -> torch.Tensor:
         pooled = vectors.new_zeros((len(lengths), vectors.shape[1]))
         document = torch.repeat_interleave(torch.arange(len(lengths), device=vectors.device), lengths)
         if self.pooling == "first":
-            filled = torch.nonzero(lengths)[:, 0]
-            return pooled.index_copy(0, filled, vectors[(lengths.cumsum(0) - lengths)[filled]])
+            places = torch.arange(len(vectors), device=vectors.device).masked_fill(~is_word, len(vectors))
+            first = places.new_full((len(lengths),), len(vectors)).scatter_reduce(0, document, places, "amin")
+            filled = torch.nonzero(first < len(vectors))[:, 0]
+            return pooled.index_copy(0, filled, vectors[first[filled]])
         if self.pooling == "mean":
-            weights = (1.0 / lengths.clamp(min=1).to(vectors.dtype))[document]
+            weights = is_word.to(vectors.dtype)
         else:
-            energies = self.attention(vectors)[:, 0]
-            highest = energies.new_full((len(lengths),), -torch.inf).scatter_reduce(0, document, energies, "amax")
-            weights = (energies - highest.detach()[document]).exp()
-            weights = weights / torch.zeros_like(highest).index_add(0, document, weights)[document]
+            energies = self.attention(vectors)[:, 0].masked_fill(~is_word, -torch.inf)
+            highest = energies.new_full((len(lengths),), torch.finfo(energies.dtype).min)
+            highest = highest.scatter_reduce(0, document, energies.detach(), "amax")
+            weights = (energies - highest[document]).exp()
+        total = weights.new_zeros(len(lengths)).index_add(0, document, weights)
+        weights = weights / total.masked_fill(total == 0, 1.0)[document]
         return pooled.index_add(0, document, vectors * weights[:, None])
 
 
@@ -89,7 +94,17 @@ def make_pooled_scores(
     if pooling not in POOLINGS:
         raise CorpusError("B232", f"There is no pooling '{pooling}'.", f"Set it to one of {', '.join(POOLINGS)}.")
     build = partial(PooledScores, pooling=pooling, dropout=dropout)
-    return make_torch_layer("beto-textcat", tok2vec, build, learn_rate_factor=learn_rate_factor, also=document_lengths)
+    return make_torch_layer(
+        "beto-textcat", tok2vec, build, learn_rate_factor=learn_rate_factor, also=_lengths_and_words
+    )
+
+
+def _lengths_and_words(docs: Sequence[Doc]) -> Tuple[numpy.ndarray, numpy.ndarray]:
+    return document_lengths(docs), ~numpy.concatenate([blank_tokens(doc) for doc in docs])
+
+
+def _has_words(doc: Doc) -> bool:
+    return not blank_tokens(doc).all()
 
 
 def _is_annotated(cats: Dict[str, float], labels: Iterable[str], exclusive: bool) -> bool:
@@ -195,8 +210,9 @@ def make_beto_textcat(
 class BetoTextCategorizer(TorchHead):
     """Says how probable each category of a document is.
 
-    ``doc.cats`` has the probability of each label, all zero for an empty document; ``doc._.categories`` the labels that
-    apply, the most probable first: of exclusive ones the most probable, of others those at or above their thresholds.
+    ``doc.cats`` has the probability of each label, all zero for a document without words; ``doc._.categories`` the
+    labels that apply, the most probable first: of exclusive ones the most probable, of others those at or above their
+    thresholds.
 
     Labels of other components in `doc.cats` are ignored once the labels of this one are known, so give them to
     `initialize` when two categorizers share a corpus; else all categories seen are taken.
@@ -332,7 +348,7 @@ class BetoTextCategorizer(TorchHead):
             return numpy.zeros((len(docs), len(self.labels)), dtype="f")
         scores = self.model.predict(docs).tensors[0] / self.cfg["temperature"]
         found = self._probabilities(scores).cpu().numpy()
-        return found * (numpy.asarray([len(doc) for doc in docs]) > 0)[:, None]
+        return found * numpy.asarray([_has_words(doc) for doc in docs])[:, None]
 
     def _probabilities(self, scores: torch.Tensor) -> torch.Tensor:
         return scores.softmax(dim=1) if self.exclusive else scores.sigmoid()
@@ -343,7 +359,7 @@ class BetoTextCategorizer(TorchHead):
         least = list(self.thresholds.values())
         for doc, row in zip(docs, scores.tolist()):
             doc.cats.update(zip(self.labels, row))
-            if not len(doc):
+            if not _has_words(doc):
                 applying: List[int] = []
             elif self.exclusive:
                 applying = [int(numpy.argmax(row))]
@@ -354,7 +370,7 @@ class BetoTextCategorizer(TorchHead):
 
     def gold(self, example: Example) -> Optional[numpy.ndarray]:
         """1, 0, or NaN for what is missing, by label. None if nothing is annotated."""
-        return self._truth(example.reference) if len(example.predicted) else None
+        return self._truth(example.reference) if _has_words(example.predicted) else None
 
     def loss(self, examples: Sequence[Example], outputs: Outputs, golds: Sequence[Any]) -> torch.Tensor:
         """The cross-entropy of what is annotated, summed over documents (and over labels without exclusion)."""
@@ -374,7 +390,7 @@ class BetoTextCategorizer(TorchHead):
     ) -> torch.Tensor:
         """The divergence of the labels' probabilities, summed over documents (and over labels without exclusion)."""
         divergence = categorical_divergence if self.exclusive else binary_divergence
-        filled = torch.tensor([length > 0 for length in outputs.lengths], device=outputs.tensors[0].device)
+        filled = torch.tensor([_has_words(doc) for doc in docs], device=outputs.tensors[0].device)
         return divergence(outputs.tensors[0][filled], targets.tensors[0][filled], temperature).sum()
 
     def _loss(
