@@ -5,7 +5,7 @@ found never overlaps.
 """
 
 from functools import partial
-from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence
 
 import numpy
 import torch
@@ -132,6 +132,7 @@ class BetoEntityRecognizer(TorchHead):
             return found
         outputs = self.model.predict(docs)
         possible = self._preset(docs, outputs.tensors[0])
+        names = self.labels
         with torch.inference_mode():
             for batch in _batches(docs, outputs, possible):
                 bound = batch.potentials.centred()
@@ -145,9 +146,12 @@ class BetoEntityRecognizer(TorchHead):
                 scaled = scaled.scaled(self.cfg["temperature"])
                 where = torch.cat([places[:, None], spans[:, 1:]], dim=1)
                 scores = crf.span_probabilities(scaled, crf.forward_backward(scaled), where)
-                for (row, first, last, label), score in zip(spans.tolist(), scores.tolist()):
-                    doc, tokens = batch.places[row]
-                    found[doc].append(FoundSpan(int(tokens[first]), int(tokens[last]) + 1, self.labels[label], score))
+                row, first, last, label = spans.cpu().numpy().T
+                starts, ends = batch.tokens[row, first], batch.tokens[row, last] + 1
+                labels = [names[number] for number in label.tolist()]
+                every = zip(starts.tolist(), ends.tolist(), labels, scores.cpu().numpy().tolist())
+                for doc, span in zip(batch.docs[row].tolist(), map(FoundSpan._make, every)):
+                    found[doc].append(span)
         return [sorted(spans) for spans in found]
 
     def set_annotations(self, docs: Iterable[Doc], scores: List[List[FoundSpan]]) -> None:
@@ -279,12 +283,14 @@ class _Batch(NamedTuple):
 
     potentials: Padded.
     possible: Which tags each token may have, if that is restricted. *Shape:* (n_sequences, length, n_tags)
-    places: The document of each sequence, and its tokens there: words.
+    docs: The number of the document of each sequence. *Shape:* (n_sequences,)
+    tokens: The words of each sequence, by their places in the document, padded. *Shape:* (n_sequences, length)
     """
 
     potentials: crf.Potentials
     possible: Optional[torch.Tensor]
-    places: List[Tuple[int, numpy.ndarray]]
+    docs: numpy.ndarray
+    tokens: numpy.ndarray
 
 
 def _batches(docs: Sequence[Doc], outputs: Outputs, possible: Optional[torch.Tensor] = None) -> Iterator[_Batch]:
@@ -295,33 +301,31 @@ def _batches(docs: Sequence[Doc], outputs: Outputs, possible: Optional[torch.Ten
 
     possible: Which tags the tokens of all documents may have. *Shape:* (n_tokens, n_tags)
     """
-    places: List[Tuple[int, numpy.ndarray]] = []
     pieces: List[numpy.ndarray] = []
-    first = 0
+    numbers: List[int] = []
     for number, doc in enumerate(docs):
         for words in _paragraphs(doc):
             quality = _cut_quality(doc)[words] if len(words) > _MOST_TOKENS else None
             for window in cut_windows(len(words), _MOST_TOKENS, quality=quality):
-                places.append((number, words[window.start : window.end]))
-                pieces.append(first + places[-1][1])
-        first += len(doc)
+                numbers.append(number)
+                pieces.append(words[window.start : window.end])
     emissions, starts, transitions = outputs.tensors
     device = emissions.device
     may_start = crf.allowed_starts(emissions.shape[1] // 2).to(device)
-    for bucket in length_buckets([len(piece) for piece in pieces], _BATCH_TOKENS):
-        chosen = [pieces[i] for i in bucket]
-        index = numpy.zeros((len(chosen), max(map(len, chosen))), dtype="i8")
-        for row, piece in enumerate(chosen):
-            index[row, : len(piece)] = piece
-        where = torch.from_numpy(index).to(device)
-        lengths = torch.tensor([len(piece) for piece in chosen], device=device)
+    doc_of, sizes = numpy.asarray(numbers, dtype="i8"), numpy.asarray([len(piece) for piece in pieces], dtype="i8")
+    first_of = (numpy.cumsum(outputs.lengths) - outputs.lengths)[doc_of]
+    for bucket in length_buckets(sizes, _BATCH_TOKENS):
+        tokens = numpy.zeros((len(bucket), sizes[bucket].max()), dtype="i8")
+        for row, number in enumerate(bucket):
+            tokens[row, : sizes[number]] = pieces[number]
+        where = torch.from_numpy(tokens + first_of[bucket][:, None]).to(device)
+        lengths = torch.from_numpy(sizes[bucket]).to(device)
         allowed = None
         if possible is not None:
             allowed = possible[where]
             # Where an entity was cut, nothing is known of the first token.
             allowed[:, 0] |= ~(allowed[:, 0] & may_start).any(dim=1, keepdim=True)
-        potentials = crf.Potentials(emissions[where], starts, transitions, lengths)
-        yield _Batch(potentials, allowed, [places[i] for i in bucket])
+        yield _Batch(crf.Potentials(emissions[where], starts, transitions, lengths), allowed, doc_of[bucket], tokens)
 
 
 def _paragraphs(doc: Doc) -> List[numpy.ndarray]:

@@ -21,7 +21,7 @@ from ..errors import CorpusError
 from ..windows import length_buckets
 from .base import TorchHead, default_model
 from .biaffine import BiaffineProjections, Projections, score_arcs, score_labels, tree_loss
-from .layer import Outputs, blank_tokens, make_torch_layer
+from .layer import Outputs, blank_tokens, document_lengths, make_torch_layer
 from .mst import are_trees, best_trees
 
 _DEFAULT_WIDTHS = {"arc_width": 128, "label_width": 32, "hidden_width": 128}
@@ -129,9 +129,8 @@ class BetoDependencyParser(TorchHead):
     def predict(self, docs: Iterable[Doc]) -> List[Parse]:
         """Find the dependencies of documents, without setting them. Raises CorpusError if one has no sentences."""
         docs = list(docs)
-        parses = [Parse(numpy.arange(len(doc)), numpy.full(len(doc), -1)) for doc in docs]
         if not any(len(doc) for doc in docs):
-            return parses
+            return [Parse(numpy.arange(0), numpy.arange(0)) for _ in docs]
         for doc in docs:
             if len(doc) > 1 and not doc.has_annotation("SENT_START"):
                 raise CorpusError(
@@ -141,23 +140,25 @@ class BetoDependencyParser(TorchHead):
                 )
         outputs = self.model.predict(docs)
         starts = [_sentence_starts(doc) for doc in docs]
+        every_head = numpy.arange(sum(outputs.lengths))
+        every_label = numpy.full(len(every_head), -1)
         with torch.inference_mode():
             for batch in _batches(docs, starts, outputs):
                 arcs = score_arcs(batch.projections, batch.words, batch.lengths)
-                lengths = batch.lengths.tolist()
                 heads = best_trees(
                     _heads_with_one_root(arcs, batch.is_word).cpu().numpy(),
-                    lengths,
+                    batch.n_words.tolist(),
                     partial(_scores_of, arcs),
                     projective=self.settings["projective"],
                 )
-                on_device = torch.from_numpy(heads).to(batch.words.device)
-                labels = self._best_labels(batch, on_device).cpu().numpy()
-                for row, (doc, tokens) in enumerate(batch.places):
-                    tree, n = heads[row], len(tokens)
-                    parses[doc].heads[tokens] = numpy.where(tree[:n] == 0, tokens, tokens[tree[:n] - 1])
-                    parses[doc].labels[tokens] = labels[row, :n]
-        return parses
+                labels = self._best_labels(batch, torch.from_numpy(heads).to(batch.words.device)).cpu().numpy()
+                real, words = batch.real, batch.places
+                of_heads = numpy.take_along_axis(words, numpy.maximum(heads - 1, 0), axis=1)
+                every_head[words[real]] = numpy.where(heads == 0, words, of_heads)[real]
+                every_label[words[real]] = labels[real]
+        ends = numpy.cumsum(outputs.lengths)
+        firsts = ends - outputs.lengths
+        return [Parse(every_head[a:b] - a, every_label[a:b]) for a, b in zip(firsts.tolist(), ends.tolist())]
 
     def _best_labels(self, batch: "_Batch", heads: torch.Tensor) -> torch.Tensor:
         """The best label of each arc; that of the root has its own label, and no other has it."""
@@ -200,20 +201,23 @@ class BetoDependencyParser(TorchHead):
         docs = [example.predicted for example in examples]
         loss = outputs.tensors[0].new_zeros(())
         starts = [None if gold is None else gold.starts for gold in golds]
+        firsts = numpy.cumsum(outputs.lengths) - outputs.lengths
+        nothing = [numpy.full(length, -1) for length in outputs.lengths]
+        own = [n if g is None else numpy.where(g.heads < 0, -1, g.heads + a) for g, n, a in zip(golds, nothing, firsts)]
+        every_head = numpy.concatenate(own)
+        every_label = numpy.concatenate([n if g is None else g.labels for g, n in zip(golds, nothing)])
         for batch in _batches(docs, starts, outputs):
-            heads = numpy.full(batch.words.shape, -1, dtype="i8")
-            labels = numpy.full(batch.words.shape, -1, dtype="i8")
-            for row, (doc, tokens) in enumerate(batch.places):
-                gold = golds[doc]
-                own = gold.heads[tokens]
-                place = numpy.full(len(docs[doc]) + 1, -1)  # of each token in its sentence, from 1; -1 at the end
-                place[tokens] = numpy.arange(1, len(tokens) + 1)
-                row_heads = numpy.where(own == tokens, 0, place[own])
-                heads[row, : len(tokens)] = numpy.where(own < 0, -1, row_heads)
-                labels[row, : len(tokens)] = numpy.where(heads[row, : len(tokens)] < 0, -1, gold.labels[tokens])
+            words, real = batch.places, batch.real
+            rows, columns = numpy.nonzero(real)
+            row_of, place_of = numpy.full((2, len(every_head)), -1)  # the sentence of each word, its place there from 1
+            row_of[words[real]], place_of[words[real]] = rows, columns + 1
+            own_heads = every_head[words]
+            is_inside = real & (own_heads >= 0) & (row_of[own_heads] == numpy.arange(len(words))[:, None])
+            heads = numpy.where(own_heads == words, 0, place_of[own_heads])
+            heads = numpy.where(is_inside, heads, -1)
+            labels = numpy.where(is_inside, every_label[words], -1)
             known = torch.from_numpy(heads).to(batch.words.device)
-            lengths = [len(tokens) for _, tokens in batch.places]
-            is_tree = ((heads >= 0).sum(axis=1) == lengths) & are_trees(numpy.maximum(heads, 0), lengths)
+            is_tree = (is_inside == real).all(axis=1) & are_trees(numpy.maximum(heads, 0), batch.n_words)
             arcs = score_arcs(batch.projections, batch.words, batch.lengths)
             loss = loss + tree_loss(arcs, known, torch.from_numpy(is_tree).to(known.device))
             scores = score_labels(batch.projections, batch.words, known.clamp_min(0))
@@ -270,49 +274,69 @@ def _scores_of(arcs: torch.Tensor, rows: List[int]) -> numpy.ndarray:
 
 
 class _Batch(NamedTuple):
-    """Sentences of similar length.
+    """Sentences of similar length; what goes to the device is there as an array too.
 
     projections: Of all documents.
-    words: The words of each sentence, by their places in the projections, padded. *Shape:* (n_sentences, length)
-    lengths: *Shape:* (n_sentences,)
-    places: The document of each sentence, and its words' places there.
+    places: The words of each sentence, by their places in the projections, padded. *Shape:* (n_sentences, length)
+    n_words: Words of each sentence. *Shape:* (n_sentences,)
     """
 
     projections: Projections
+    places: numpy.ndarray
+    n_words: numpy.ndarray
     words: torch.Tensor
     lengths: torch.Tensor
-    places: List[Tuple[int, numpy.ndarray]]
 
     @property
     def is_word(self) -> torch.Tensor:
         """Whether there is a word, and not what pads a shorter sentence. *Shape:* (n_sentences, length)"""
         return torch.arange(self.words.shape[1], device=self.words.device) < self.lengths[:, None]
 
+    @property
+    def real(self) -> numpy.ndarray:
+        """The same as an array."""
+        return _within(self.n_words)
+
+
+def _within(lengths: numpy.ndarray) -> numpy.ndarray:
+    return numpy.arange(lengths.max()) < lengths[:, None]
+
+
+def _sentences(docs: Sequence[Doc], starts: Sequence[Optional[numpy.ndarray]]) -> Tuple[numpy.ndarray, numpy.ndarray]:
+    """The words of all sentences one after another, by their places among all tokens, and how many each has.
+
+    starts: Whether a sentence starts at each token; None for a document that is left out.
+    """
+    n_tokens = document_lengths(docs)
+    begins = numpy.concatenate([numpy.zeros(n, bool) if b is None else b for n, b in zip(n_tokens, starts)])
+    begins[(numpy.cumsum(n_tokens) - n_tokens)[n_tokens > 0]] = True
+    kept = numpy.repeat(numpy.asarray([b is not None for b in starts]), n_tokens)
+    words = numpy.flatnonzero(kept & ~numpy.concatenate([blank_tokens(doc) for doc in docs]))
+    lengths = numpy.bincount(numpy.cumsum(begins)[words])
+    parts = -(-lengths // _MOST_WORDS)  # what is longer is cut
+    whole = numpy.repeat(numpy.full(len(parts), _MOST_WORDS), parts)
+    last = numpy.cumsum(parts)[parts > 0] - 1
+    whole[last] = (lengths - (parts - 1) * _MOST_WORDS)[parts > 0]
+    return words, whole
+
 
 def _batches(docs: Sequence[Doc], starts: Sequence[Optional[numpy.ndarray]], outputs: Outputs) -> Iterator[_Batch]:
     """Part documents into sentences, and these into padded batches.
 
-    starts: Whether a sentence starts at each token; None for a document that is left out.
+    starts: As in `_sentences`.
     """
-    sentences: List[Tuple[int, numpy.ndarray]] = []
-    first, offsets = 0, []
-    for number, (doc, begins) in enumerate(zip(docs, starts)):
-        offsets.append(first)
-        first += len(doc)
-        if begins is None or not len(doc):
-            continue
-        words = numpy.flatnonzero(~blank_tokens(doc))
-        for sentence in numpy.split(words, numpy.flatnonzero(numpy.diff(numpy.cumsum(begins)[words])) + 1):
-            sentences += [(number, sentence[i : i + _MOST_WORDS]) for i in range(0, len(sentence), _MOST_WORDS)]
+    words, lengths = _sentences(docs, starts)
+    firsts = numpy.cumsum(lengths) - lengths
     projections = Projections(*outputs.tensors)
     device = projections.arc_head.device
-    for bucket in length_buckets([len(tokens) for _, tokens in sentences], _BATCH_WORDS):
-        longest = len(sentences[bucket[0]][1])
-        at_once = max(1, _BATCH_PAIRS // max(1, longest * longest))
+    for bucket in length_buckets(lengths, _BATCH_WORDS):
+        longest = int(lengths[bucket[0]])
+        at_once = max(1, _BATCH_PAIRS // (longest * longest))
         for i in range(0, len(bucket), at_once):
-            chosen = [sentences[n] for n in bucket[i : i + at_once]]
-            words = numpy.zeros((len(chosen), len(chosen[0][1])), dtype="i8")
-            for row, (doc, tokens) in enumerate(chosen):
-                words[row, : len(tokens)] = tokens + offsets[doc]
-            lengths = torch.tensor([len(tokens) for _, tokens in chosen], device=device)
-            yield _Batch(projections, torch.from_numpy(words).to(device), lengths, chosen)
+            chosen = bucket[i : i + at_once]
+            n_words = lengths[chosen]
+            real = _within(n_words)
+            places = numpy.zeros(real.shape, dtype="i8")
+            places[real] = words[(firsts[chosen][:, None] + numpy.arange(real.shape[1]))[real]]
+            on_device = (torch.from_numpy(array).to(device) for array in (places, n_words))
+            yield _Batch(projections, places, n_words, *on_device)
