@@ -47,7 +47,7 @@ from .checkpoint import (
 from .dropout import QuickAttention, quicken_dropout
 from .errors import EncoderError
 from .onnx_model import OnnxModel
-from .torch_shim import TorchShim
+from .torch_shim import TorchShim, to_device
 from .windows import INSIDE_TOKEN, PUNCTUATION, SENTENCE, TOKEN, Window, check_window, cut_windows, length_buckets
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16, "int8": None}
@@ -310,9 +310,7 @@ class EncoderShim(TorchShim):
 
     def _forward(self, input_ids: numpy.ndarray, mask: numpy.ndarray) -> torch.Tensor:
         device = self.device
-        output = self.encoder(
-            input_ids=torch.from_numpy(input_ids).to(device), attention_mask=torch.from_numpy(mask).to(device)
-        )
+        output = self.encoder(input_ids=to_device(input_ids, device), attention_mask=to_device(mask, device))
         return output.last_hidden_state.float()
 
     def predict(self, batches: Iterable[Tuple[numpy.ndarray, numpy.ndarray]]) -> List[torch.Tensor]:
@@ -568,7 +566,7 @@ def _means(rows: Any, where: numpy.ndarray, lengths: numpy.ndarray) -> Any:
     """
     weight = xp2torch(rows)
     places, starts = (
-        torch.from_numpy(array.astype("i8")).to(weight.device) for array in (where, numpy.cumsum(lengths) - lengths)
+        to_device(array.astype("i8"), weight.device) for array in (where, numpy.cumsum(lengths) - lengths)
     )
     return torch2xp(torch.nn.functional.embedding_bag(places, weight, starts, mode="mean"))
 
@@ -634,7 +632,7 @@ def _in_order(outputs: List[torch.Tensor], buckets: List[List[int]], lengths: Li
     sizes = numpy.asarray(lengths)
     ends = numpy.cumsum(sizes)
     where = numpy.repeat(places - (ends - sizes), sizes) + numpy.arange(ends[-1])
-    return torch2xp(flat[torch.from_numpy(where).to(flat.device)])
+    return torch2xp(flat[to_device(where, flat.device)])
 
 
 def _forward(

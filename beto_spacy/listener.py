@@ -48,7 +48,8 @@ def _forward(model: Model, docs: List[Doc], is_train: bool) -> Tuple[List[Floats
     reader = model.layers[0]
     # After nlp.replace_listeners the head has an encoder of its own, and needs none upstream.
     listener = next((node for node in reader.walk() if isinstance(node, TransformerListener)), None)
-    missing = listener is not None and not is_train and any(doc._.trf_data is None for doc in docs)
+    features = [doc._.trf_data for doc in docs] if listener is not None else []
+    missing = not is_train and any(data is None for data in features)
     if not missing:
         model.attrs["in_use"] = True
     elif model.attrs["in_use"]:  # else the head is being initialized, and infers its shapes from zeros
@@ -59,8 +60,8 @@ def _forward(model: Model, docs: List[Doc], is_train: bool) -> Tuple[List[Floats
             "'doc_cleaner' after them; in training, name it in 'annotating_components' if such a component is.",
         )
     if listener is not None and not missing and not (is_train and listener._batch_id is not None):
-        for doc in docs:
-            writers = getattr(doc._.trf_data, "written_by", ())
+        for data in features:
+            writers = getattr(data, "written_by", ())
             if listener.upstream_name in writers[:-1]:
                 raise EncoderError(
                     "B326",
@@ -69,7 +70,7 @@ def _forward(model: Model, docs: List[Doc], is_train: bool) -> Tuple[List[Floats
                     "Put each transformer right before the components that read it.",
                 )
     if listener is not None and not missing and not is_train and not _has_weights(model.get_ref("pooling")):
-        places = [getattr(doc._.trf_data, "shared", None) for doc in docs]
+        places = [getattr(data, "shared", None) for data in features]
         if all(place is not None or not len(doc) for place, doc in zip(places, docs)):
             return _pooled_once(model, places), _no_backprop
     return reader(docs, is_train)

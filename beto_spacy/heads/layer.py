@@ -13,7 +13,7 @@ from spacy.tokens import Doc
 from thinc.api import ArgsKwargs, Model, torch2xp, xp2torch
 from thinc.types import Floats2d
 
-from ..torch_shim import TorchShim
+from ..torch_shim import TorchShim, to_device
 
 
 class _Inputs(NamedTuple):
@@ -125,7 +125,7 @@ def _forward(
     lengths = [len(x) for x in X.vectors]
     rows = getattr(X.vectors, "rows", None)  # token vectors that lie together already
     vectors = xp2torch(model.ops.flatten(X.vectors) if rows is None else rows, requires_grad=is_train)
-    inputs = (vectors, *(torch.from_numpy(array).to(vectors.device) for array in X.also))
+    inputs = (vectors, *(to_device(array, vectors.device) for array in X.also))
     outputs, backprop_torch = model.shims[0](ArgsKwargs(inputs, {}), is_train)
 
     def backprop(gradients: Outputs) -> List[Floats2d]:

@@ -17,6 +17,7 @@ from thinc.api import Model
 from thinc.types import Floats2d
 
 from ..errors import CorpusError
+from ..torch_shim import to_device
 from ..windows import INSIDE_TOKEN, PUNCTUATION, SENTENCE, TOKEN, cut_windows, length_buckets
 from . import crf
 from .base import TorchHead, default_model, lowest
@@ -226,7 +227,7 @@ class BetoEntityRecognizer(TorchHead):
             numpy.ones((length, emissions.shape[1]), dtype=bool) if gold is None else gold
             for length, gold in zip(outputs.lengths, golds)
         ]
-        possible = torch.from_numpy(numpy.concatenate(every)).to(emissions.device)
+        possible = to_device(numpy.concatenate(every), emissions.device)
         loss = torch.zeros((), dtype=torch.float64, device=emissions.device)
         for batch in _batches([example.predicted for example in examples], outputs, possible):
             loss = loss + crf.negative_log_likelihood(batch.potentials, batch.possible).sum()
@@ -252,7 +253,7 @@ class BetoEntityRecognizer(TorchHead):
             raise CorpusError("B244", "There are no entities to calibrate with.", "Give a corpus that has entities.")
         docs = [doc for doc, _ in kept]
         outputs = self.model.predict(docs)
-        possible = torch.from_numpy(numpy.concatenate([gold for _, gold in kept])).to(outputs.tensors[0].device)
+        possible = to_device(numpy.concatenate([gold for _, gold in kept]), outputs.tensors[0].device)
         batches = list(_batches(docs, outputs, possible))
 
         def loss(log_temperature: float) -> float:
@@ -318,8 +319,8 @@ def _batches(docs: Sequence[Doc], outputs: Outputs, possible: Optional[torch.Ten
         tokens = numpy.zeros((len(bucket), sizes[bucket].max()), dtype="i8")
         for row, number in enumerate(bucket):
             tokens[row, : sizes[number]] = pieces[number]
-        where = torch.from_numpy(tokens + first_of[bucket][:, None]).to(device)
-        lengths = torch.from_numpy(sizes[bucket]).to(device)
+        where = to_device(tokens + first_of[bucket][:, None], device)
+        lengths = to_device(sizes[bucket], device)
         allowed = None
         if possible is not None:
             allowed = possible[where]

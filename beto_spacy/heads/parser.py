@@ -18,6 +18,7 @@ from thinc.types import Floats2d
 
 from ..divergence import categorical_divergence
 from ..errors import CorpusError
+from ..torch_shim import to_device
 from ..windows import length_buckets
 from .base import TorchHead, default_model
 from .biaffine import BiaffineProjections, Projections, score_arcs, score_labels, tree_loss
@@ -151,7 +152,7 @@ class BetoDependencyParser(TorchHead):
                     partial(_scores_of, arcs),
                     projective=self.settings["projective"],
                 )
-                labels = self._best_labels(batch, torch.from_numpy(heads).to(batch.words.device)).cpu().numpy()
+                labels = self._best_labels(batch, to_device(heads, batch.words.device)).cpu().numpy()
                 real, words = batch.real, batch.places
                 of_heads = numpy.take_along_axis(words, numpy.maximum(heads - 1, 0), axis=1)
                 every_head[words[real]] = numpy.where(heads == 0, words, of_heads)[real]
@@ -216,14 +217,14 @@ class BetoDependencyParser(TorchHead):
             heads = numpy.where(own_heads == words, 0, place_of[own_heads])
             heads = numpy.where(is_inside, heads, -1)
             labels = numpy.where(is_inside, every_label[words], -1)
-            known = torch.from_numpy(heads).to(batch.words.device)
+            known = to_device(heads, batch.words.device)
             is_tree = (is_inside == real).all(axis=1) & are_trees(numpy.maximum(heads, 0), batch.n_words)
             arcs = score_arcs(batch.projections, batch.words, batch.lengths)
-            loss = loss + tree_loss(arcs, known, torch.from_numpy(is_tree).to(known.device))
+            loss = loss + tree_loss(arcs, known, to_device(is_tree, known.device))
             scores = score_labels(batch.projections, batch.words, known.clamp_min(0))
             loss = loss + torch.nn.functional.cross_entropy(
                 scores.reshape(-1, scores.shape[-1]),
-                torch.from_numpy(labels).to(known.device).reshape(-1),
+                to_device(labels, known.device).reshape(-1),
                 ignore_index=-1,
                 reduction="sum",
             )
@@ -338,5 +339,5 @@ def _batches(docs: Sequence[Doc], starts: Sequence[Optional[numpy.ndarray]], out
             real = _within(n_words)
             places = numpy.zeros(real.shape, dtype="i8")
             places[real] = words[(firsts[chosen][:, None] + numpy.arange(real.shape[1]))[real]]
-            on_device = (torch.from_numpy(array).to(device) for array in (places, n_words))
+            on_device = (to_device(array, device) for array in (places, n_words))
             yield _Batch(projections, places, n_words, *on_device)

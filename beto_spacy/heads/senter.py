@@ -46,7 +46,8 @@ class SentenceStarts(torch.nn.Module):
         Returns a tuple of one tensor. *Shape:* (n_tokens,)
         """
         vectors = self.dropout(vectors)
-        hidden = self.this(vectors) + self.before(vectors)[before] + self.shapes(shapes * _SHAPE_SCALE)
+        around = self.shapes(shapes.to(vectors.dtype) * _SHAPE_SCALE)
+        hidden = self.this(vectors) + self.before(vectors)[before] + around
         return (self.score(torch.nn.functional.gelu(hidden))[:, 0],)
 
 
@@ -90,15 +91,15 @@ def token_shapes(docs: Sequence[Doc]) -> Tuple[numpy.ndarray, numpy.ndarray]:
     """What can be seen of the words around each token without reading them: case, length, punctuation.
 
     White space between words is passed over, as the encoder does: a line that is broken is a sentence as any other.
-    Returns two arrays, of documents in a row: numbers 0 and 1, and 0 for what would be outside of a document; and at
-    each word the position of the word before it. *Shapes:* (n_tokens, words of the window * number of shapes) and
+    Returns two arrays, of documents in a row: what holds, nothing for what would be outside of a document; and at each
+    word the position of the word before it. *Shapes:* (n_tokens, words of the window * number of shapes), bool; and
     (n_tokens,)
     """
     keys = numpy.concatenate([doc.to_array([ORTH]).reshape(-1) for doc in docs])
     is_word = ~numpy.concatenate([blank_tokens(doc) for doc in docs])
     forms, places = numpy.unique(keys, return_inverse=True)
     strings = docs[0].vocab.strings
-    shapes = numpy.zeros((len(forms) + 1, len(_SHAPES)), dtype="f")
+    shapes = numpy.zeros((len(forms) + 1, len(_SHAPES)), dtype=bool)
     for row, form in zip(shapes, forms):
         row[:] = _shape(strings[form])
     gap = max(map(abs, _WINDOW))  # of nothing, between documents
