@@ -25,7 +25,7 @@ from spacy.tokens import Doc, Token
 from spacy.training import Example
 
 from .errors import ProjectError
-from .multiwords import CLITICS, split_verb
+from .multiwords import clitic_lemma, split_verb
 
 TABLES = ("lemma_rules", "lemma_rules_groups", "lemma_index", "lemma_exc", "lemma_lookup")
 _CACHE_SIZE = 50_000
@@ -36,6 +36,9 @@ _LONGEST_ACRONYM = 5
 _LONGEST_PARTICLE = 3
 _FUTURE = re.compile(r"(.*[aeií]r)(é|ás|á|emos|éis|án|ía|ías|íamos|íais|ían)")
 _FIRST_CONJUGATION = re.compile(r"(.*?)(ad[oa]s?|ando|(?<!i)ó|aron|aban?|abas|ábamos)")
+#: Of vos, as said from Central America to the River Plate: tenés, decí, mirá.
+_VOSEO = re.compile(r"(.+)([áéí])s?")
+_INFINITIVES_OF_VOS = {"á": ("ar",), "é": ("er",), "í": ("ir", "ír")}
 #: Also of ser, which is an auxiliary in treebanks.
 _PAST_OF_IR = re.compile(r"fu[ieé]")
 #: What a noun, an adjective or a participle may end in.
@@ -91,7 +94,7 @@ class BetoLemmatizer(Pipe):
         self._tables = Lookups()
         self._rules = SpanishLemmatizer(vocab, None, mode="rule")
         self._known: Dict[str, Set[str]] = {}
-        self._cache: Dict[Tuple[int, int, int], str] = {}
+        self._cache: Dict[Tuple[int, int, int, int], str] = {}
 
     def initialize(
         self,
@@ -135,7 +138,7 @@ class BetoLemmatizer(Pipe):
         if not len(doc):
             return doc
         attrs = doc.to_array([ORTH, POS, MORPH, LEMMA])
-        found = [self._cache.get(key) for key in map(tuple, attrs[:, :3].tolist())]
+        found = [self._cache.get(key) for key in map(tuple, attrs.tolist())]
         # Their strings are added each time: those of a memory zone go with it.
         add = self.vocab.strings.add
         lemmas = [add(lemma or self.lemmatize(doc[i])) for i, lemma in enumerate(found)]
@@ -146,13 +149,13 @@ class BetoLemmatizer(Pipe):
 
     def lemmatize(self, token: Token) -> str:
         """The lemma of a token, as its part of speech and its features want it."""
-        key = (token.orth, token.pos, token.morph.key)
+        key = (token.orth, token.pos, token.morph.key, token.lemma)
         if key not in self._cache:
             if len(self._cache) >= _CACHE_SIZE:
                 self._cache.clear()
-            self._cache[key] = self._find(token)
-        found = self._cache[key]
-        return found or token.lemma_ or (token.text if token.pos_ in ("PROPN", "") else token.lower_)
+            own = token.text if token.pos_ in ("PROPN", "") else token.lower_
+            self._cache[key] = self._find(token) or token.lemma_ or own
+        return self._cache[key]
 
     def _find(self, token: Token) -> str:
         """What the corpus or the tables say; nothing if they don't."""
@@ -233,22 +236,25 @@ class BetoLemmatizer(Pipe):
         features = token.morph.to_dict()
         parts = split_verb(token.text)  # none but an infinitive or a gerund with pronouns
         has_pronouns = "PrepCase" in features or "Prs" in features.get("PronType", "")
-        if not parts and has_pronouns and "Imp" in features.get("Mood", ""):
+        if not parts and has_pronouns and "Imp" in features.get("Mood", "") and not self._of_vos(token.lower_):
             parts = split_verb(token.text, imperative=True)
-        if parts:
-            return self._with_pronouns(parts, features, found.split(" ")[0])
-        if found in self._known["VERB"]:
+        known = self._known["VERB"]
+        if not parts and found in known:
             return found
         lemma = self._infinitive(token.lower_, features, found)
-        parts = split_verb(token.text, imperative=True) if lemma not in self._known["VERB"] else None
-        if parts and self._listed(parts[0].lower()) in self._known["VERB"]:
-            return self._with_pronouns(parts, features, lemma)
+        if parts:
+            split = self._with_pronouns(parts, features, found.split(" ")[0])
+            return split if split.split(" ")[0] in known or lemma not in known else lemma
+        parts = split_verb(token.text, imperative=True) if lemma not in known else None
+        if parts:
+            split = self._with_pronouns(parts, {}, "")
+            lemma = split if split.split(" ")[0] in known else lemma
         return lemma
 
     def _with_pronouns(self, parts: Sequence[str], features: Dict[str, str], found: str) -> str:
         host = parts[0].lower()
         lemma = host if host in self._known["VERB"] else self._infinitive(host, features, found)
-        return " ".join([lemma, *(CLITICS[part.lower()][0] for part in parts[1:])])
+        return " ".join([lemma, *map(clitic_lemma, parts[1:])])
 
     def _infinitive(self, form: str, features: Dict[str, str], found: str) -> str:
         """The infinitive of a form without clitics, of which the rules have made no verb that is known."""
@@ -262,8 +268,19 @@ class BetoLemmatizer(Pipe):
             return listed
         if found in self._known["VERB"]:
             return found
+        of_vos = self._of_vos(form)
+        if of_vos:
+            return of_vos
         regular = _FIRST_CONJUGATION.fullmatch(form)
         return regular.group(1) + "ar" if regular and "VerbForm" in features else found
+
+    def _of_vos(self, form: str) -> str:
+        """The infinitive of a form that goes with vos; empty if it's none."""
+        if form == "sos":
+            return "ser"
+        match = _VOSEO.fullmatch(form)
+        endings = _INFINITIVES_OF_VOS[match.group(2)] if match else ()
+        return next((match.group(1) + e for e in endings if match.group(1) + e in self._known["VERB"]), "")
 
     def _is_nominal(self, word: str) -> bool:
         return word in self._known["NOUN"] or word in self._known["ADJ"]

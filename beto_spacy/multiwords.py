@@ -119,11 +119,20 @@ def _accentuate(word: str, stressed: int) -> str:
 # --- splitting -------------------------------------------------------------------------------------------------------
 
 
+def _plain(form: str) -> str:
+    return form.lower().translate(_ACUTE)
+
+
+def clitic_lemma(form: str) -> str:
+    """The lemma of a clitic, however it's written: that of *CALLATE* and *callaté* is that of *callate*."""
+    return CLITICS[_plain(form)][0]
+
+
 def _host(form: str, clitics: Sequence[str]) -> str:
     """The verb of a form as it's written without its clitics."""
     cut = len(form) - len("".join(clitics))
     host, stressed = form[:cut], _stress(form)
-    low = host.lower().translate(_ACUTE)
+    low = _plain(host)
     if low.endswith("mo") and clitics[0] in ("nos", "se"):  # vámonos: vamos
         host += "s"
     elif clitics[0] == "os" and low[-1:] in tuple("aei"):  # sentaos: sentad
@@ -133,7 +142,7 @@ def _host(form: str, clitics: Sequence[str]) -> str:
 
 def _clitics(form: str, number: int) -> Optional[List[str]]:
     """The last clitics of a form, so many of them; None if it doesn't end so."""
-    low = form.lower().translate(_ACUTE)
+    low = _plain(form)
     for length in range(min(len(low) - 2, 3 * number), 2 * number - 1, -1):  # los before os
         match = _ORDER.fullmatch(low[-length:])
         found = [part for part in match.groups() if part] if match else []
@@ -157,7 +166,7 @@ def split_verb(form: str, *, number: Optional[int] = None, imperative: bool = Fa
             continue
         cut = len(form) - len("".join(clitics))
         parts = [_host(form, clitics)]
-        plain = form[:cut].lower().translate(_ACUTE)
+        plain = _plain(form[:cut])
         if number is None and imperative and not _IMPERATIVE.search(plain):
             continue
         if number is None and not imperative:
@@ -218,15 +227,16 @@ def _pronouns(clitics: Sequence[str], features: Dict[str, str]) -> List[Word]:
     """The clitics as pronouns. Before another one, or if the token says so, they are datives."""
     words = []
     for i, form in enumerate(clitics):
-        lemma, morph = CLITICS[form.lower()]
+        plain = _plain(form)
+        lemma, morph = CLITICS[plain]
         own = Morphology.feats_to_dict(morph)
         before_another = i + 1 < len(clitics)
         cases = features.get("Case", "").split(",")
         if before_another or (cases == ["Dat"] and own["Case"] == "Acc"):
             own["Case"] = "Dat"
-        if form.lower() == "se" and before_another and clitics[i + 1].lower()[0] == "l":
+        if plain == "se" and before_another and clitics[i + 1].lower()[0] == "l":
             own.pop("Reflex", None)  # it stands for le
-        elif form.lower() in ("me", "te", "nos", "os") and features.get("Reflex") == "Yes" and not before_another:
+        elif plain in ("me", "te", "nos", "os") and features.get("Reflex") == "Yes" and not before_another:
             own["Reflex"] = "Yes"
         if own.get("Reflex"):
             dep = "expl:pv"

@@ -15,6 +15,8 @@ PRON = "PrepCase=Npr|PronType=Prs"
 FUTURE = "Mood=Ind|Tense=Fut|VerbForm=Fin"
 PARTICIPLE = "Gender=Masc|Number=Sing|Tense=Past|VerbForm=Part"
 PAST = "Mood=Ind|Tense=Past|VerbForm=Fin"
+VOS = "Mood=Ind|Number=Sing|Person=2|Tense=Pres|VerbForm=Fin"
+IMPERATIVE = "Mood=Imp|Number=Sing|Person=2|VerbForm=Fin"
 PRESENT = "Mood=Ind|Number=Sing|Person=3|Tense=Pres|VerbForm=Fin"
 
 #: What users of Spanish pipelines have complained of, and what the tables get wrong.
@@ -59,6 +61,21 @@ REGRESSIONS = [
     ("sencillísima", "ADJ", "Degree=Abs|Gender=Fem|Number=Sing", "sencillo"),
     ("pobrísimas", "ADJ", "Degree=Abs|Gender=Fem|Number=Plur", "pobre"),
     ("virus", "NOUN", "Gender=Masc|Number=Plur", "virus"),
+    # As said with vos:
+    ("tenés", "VERB", VOS, "tener"),
+    ("podés", "AUX", VOS, "poder"),
+    ("sos", "AUX", VOS, "ser"),
+    ("oís", "VERB", VOS, "oír"),
+    ("reís", "VERB", VOS, "reír"),
+    ("decí", "VERB", IMPERATIVE, "decir"),
+    ("tomá", "VERB", IMPERATIVE, "tomar"),
+    ("comé", "VERB", f"Case=Acc|{IMPERATIVE}|{PRON}", "comer"),
+    ("mandámelo", "VERB", f"Case=Acc,Dat|{IMPERATIVE}|{PRON}", "mandar yo él"),
+    ("contame", "VERB", f"Case=Dat|{IMPERATIVE}|{PRON}", "contar yo"),
+    ("sentate", "VERB", IMPERATIVE, "sentar tú"),
+    ("vestite", "VERB", PRESENT, "vestir tú"),
+    ("callaté", "VERB", f"Case=Acc|{IMPERATIVE}|{PRON}", "callar tú"),
+    ("divertirté", "VERB", f"Case=Acc|{PRON}|VerbForm=Inf", "divertir tú"),
     # A tagger overlooks a feature:
     ("someterse", "VERB", "VerbForm=Inf", "someter él"),
     ("viéndola", "VERB", "VerbForm=Ger", "ver él"),

@@ -29,7 +29,7 @@ IMPERATIVES = """
     mándamelo manda me lo | mandámelo mandá me lo | decime decí me | ponelo poné lo | hacelo hacé lo | venite vení te
     cómetelo come te lo | métete mete te | díselo di se lo | vístelo viste lo | deme dé me | dígannos digan nos
     óyeme oye me | digámosle digamos le | démoselo demos se lo | estate está te | cuéntanoslo cuenta nos lo
-    tráiganmela traigan me la
+    tráiganmela traigan me la | callaté callá té | CALLATÉ CALLÁ TÉ
 """
 
 

@@ -5,7 +5,7 @@ found never overlaps.
 """
 
 from functools import partial
-from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence
+from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy
 import torch
@@ -43,13 +43,18 @@ def make_crf(
     return make_torch_layer("beto-crf", tok2vec, build, learn_rate_factor=learn_rate_factor)
 
 
-class FoundSpan(NamedTuple):
-    """An entity that was found: first token, the token after it, label and probability."""
+class FoundSpans(NamedTuple):
+    """The entities that were found in a document, in order: arrays, not an object for each of them.
 
-    start: int
-    end: int
-    label: str
-    confidence: float
+    starts, ends: The first token of each, and the token after it.
+    labels: The number of its label.
+    confidences: Its probability.
+    """
+
+    starts: numpy.ndarray
+    ends: numpy.ndarray
+    labels: numpy.ndarray
+    confidences: numpy.ndarray
 
 
 @Language.factory(
@@ -125,43 +130,52 @@ class BetoEntityRecognizer(TorchHead):
         """The labels of the entities."""
         return (entity.label_ for entity in example.reference.ents)
 
-    def predict(self, docs: Iterable[Doc]) -> List[List[FoundSpan]]:
+    def predict(self, docs: Iterable[Doc]) -> List[FoundSpans]:
         """Find the entities of documents, without setting them."""
         docs = list(docs)
-        found: List[List[FoundSpan]] = [[] for _ in docs]
-        if not any(len(doc) for doc in docs):
-            return found
-        outputs = self.model.predict(docs)
-        possible = self._preset(docs, outputs.tensors[0])
-        names = self.labels
-        with torch.inference_mode():
-            for batch in _batches(docs, outputs, possible):
-                bound = batch.potentials.centred()
-                if batch.possible is not None:
-                    bound = bound._replace(emissions=bound.emissions.masked_fill(~batch.possible, crf.FORBIDDEN))
-                spans = crf.tags_to_spans(crf.viterbi(bound), bound.lengths)
-                if not len(spans):
-                    continue
-                rows, places = spans[:, 0].unique(return_inverse=True)
-                scaled = bound._replace(emissions=bound.emissions[rows], lengths=bound.lengths[rows])
-                scaled = scaled.scaled(self.cfg["temperature"])
-                where = torch.cat([places[:, None], spans[:, 1:]], dim=1)
-                scores = crf.span_probabilities(scaled, crf.forward_backward(scaled), where)
-                row, first, last, label = spans.cpu().numpy().T
-                starts, ends = batch.tokens[row, first], batch.tokens[row, last] + 1
-                labels = [names[number] for number in label.tolist()]
-                every = zip(starts.tolist(), ends.tolist(), labels, scores.cpu().numpy().tolist())
-                for doc, span in zip(batch.docs[row].tolist(), map(FoundSpan._make, every)):
-                    found[doc].append(span)
-        return [sorted(spans) for spans in found]
+        parts = [numpy.zeros((4, 0), dtype="i8")]  # document, first token, token after, label
+        scores = [numpy.zeros(0, dtype="f")]
+        if any(len(doc) for doc in docs):
+            outputs = self.model.predict(docs)
+            with torch.inference_mode():
+                for batch in _batches(docs, outputs, self._preset(docs, outputs.tensors[0])):
+                    spans, found = self._best_spans(batch)
+                    row, first, last, label = spans.cpu().numpy().T
+                    parts.append(
+                        numpy.stack([batch.docs[row], batch.tokens[row, first], batch.tokens[row, last] + 1, label])
+                    )
+                    scores.append(found.cpu().numpy())
+        every, confidences = numpy.concatenate(parts, axis=1), numpy.concatenate(scores)
+        order = numpy.lexsort((every[1], every[0]))
+        of_doc, starts, ends, labels = every[:, order]
+        cuts = numpy.searchsorted(of_doc, numpy.arange(1, len(docs)))
+        split = (numpy.split(array, cuts) for array in (starts, ends, labels, confidences[order]))
+        return [FoundSpans(*arrays) for arrays in zip(*split)]
 
-    def set_annotations(self, docs: Iterable[Doc], scores: List[List[FoundSpan]]) -> None:
+    def _best_spans(self, batch: "_Batch") -> Tuple[torch.Tensor, torch.Tensor]:
+        """The spans of the best tags, see `crf.tags_to_spans`, and how probable each is."""
+        bound = batch.potentials.centred()
+        if batch.possible is not None:
+            bound = bound._replace(emissions=bound.emissions.masked_fill(~batch.possible, crf.FORBIDDEN))
+        spans = crf.tags_to_spans(crf.viterbi(bound), bound.lengths)
+        if not len(spans):
+            return spans, spans.new_zeros(0, dtype=bound.emissions.dtype)
+        rows, places = spans[:, 0].unique(return_inverse=True)
+        scaled = bound._replace(emissions=bound.emissions[rows], lengths=bound.lengths[rows])
+        scaled = scaled.scaled(self.cfg["temperature"])
+        where = torch.cat([places[:, None], spans[:, 1:]], dim=1)
+        return spans, crf.span_probabilities(scaled, crf.forward_backward(scaled), where)
+
+    def set_annotations(self, docs: Iterable[Doc], scores: List[FoundSpans]) -> None:
         """Set the entities that were found beside those that are there."""
         key, least = self.settings["spans_key"], self.settings["min_confidence"]
+        names = [self.vocab.strings[label] for label in self.labels]
         for doc, found in zip(docs, scores):
-            spans = [Span(doc, s.start, s.end, label=s.label) for s in found]
-            doc.spans[key] = SpanGroup(doc, name=key, attrs={"confidences": [s.confidence for s in found]}, spans=spans)
-            new = [span for span, s in zip(spans, found) if s.confidence >= least]
+            every = zip(found.starts.tolist(), found.ends.tolist(), found.labels.tolist())
+            spans = [Span(doc, start, end, label=names[label]) for start, end, label in every]
+            confidences = found.confidences.tolist()
+            doc.spans[key] = SpanGroup(doc, name=key, attrs={"confidences": confidences}, spans=spans)
+            new = [span for span, confidence in zip(spans, confidences) if confidence >= least]
             iob, types = doc.to_array([ENT_IOB, ENT_TYPE]).reshape(-1, 2).T
             before = list(doc.ents) if types.any() else []
             blocked = [doc[int(i) : int(i) + 1] for i in numpy.flatnonzero((iob == 3) & (types == 0))]
