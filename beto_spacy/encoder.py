@@ -11,6 +11,7 @@ so that which wordpieces belong to which token is known by construction.
 import json
 import tempfile
 from contextlib import nullcontext
+from itertools import accumulate
 from itertools import chain as flatten
 from pathlib import Path
 from typing import Any, Callable, ContextManager, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
@@ -95,10 +96,10 @@ class Wordpieces:
             words[0] = words[0][len(self._mark) :]
         return [piece.id for word in words if word for piece in self._model.tokenize(word)]
 
-    def __call__(self, doc: Doc) -> Tuple[List[int], numpy.ndarray]:
+    def __call__(self, doc: Doc) -> Tuple[numpy.ndarray, numpy.ndarray]:
         """Encode a document.
 
-        Returns the wordpieces' ids, and how many each token has. *Shape:* (n_tokens,)
+        Returns the wordpieces' ids, and how many each token has. *Shapes:* (n_pieces,), (n_tokens,)
         """
         attrs = doc.to_array([ORTH, SPACY, IS_SPACE])
         orths = attrs[:, 0].tolist()
@@ -118,7 +119,7 @@ class Wordpieces:
                 self._lookup(doc, i, key) if ids is None else ids for i, (key, ids) in enumerate(zip(keys, pieces))
             ]
         lengths = numpy.fromiter(map(len, pieces), dtype="i4", count=len(pieces))
-        return list(flatten.from_iterable(pieces)), lengths
+        return numpy.fromiter(flatten.from_iterable(pieces), dtype="i8", count=int(lengths.sum())), lengths
 
     def _lookup(self, doc: Doc, i: int, key: Tuple[int, bool]) -> List[int]:
         ids = self._cache.get(key)
@@ -134,14 +135,17 @@ class Wordpieces:
 
 
 class _DocWordpieces(WordpieceBatch):
-    """The wordpieces of one document, all its windows in a row; their strings are looked up when asked for."""
+    """The wordpieces of one document, all its windows in a row; what follows from them is made when it's asked for."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, input_ids: numpy.ndarray):
         self._tokenizer = tokenizer
         self.input_ids = input_ids
-        self.attention_mask = numpy.ones(input_ids.shape, dtype="f")
         self.lengths = [input_ids.shape[1]]
         self.token_type_ids = None
+
+    @property
+    def attention_mask(self) -> numpy.ndarray:  # type: ignore[override]
+        return numpy.ones(self.input_ids.shape, dtype="f")
 
     @property
     def strings(self) -> List[List[str]]:  # type: ignore[override]
@@ -483,11 +487,18 @@ def _cut_quality(doc: Doc, lengths: numpy.ndarray) -> numpy.ndarray:
 
 
 class _DocPlan(NamedTuple):
-    """How a document goes through the encoder: its tokens' wordpiece counts and its windows' sequences."""
+    """How a document goes through the encoder.
+
+    lengths: How many wordpieces each token has. *Shape:* (n_tokens,)
+    windows: Its windows.
+    ids: The sequences of the windows one after another, special tokens included. *Shape:* (n_rows,)
+    sizes: How long each of them is.
+    """
 
     lengths: numpy.ndarray
     windows: List[Window]
-    sequences: List[List[int]]
+    ids: numpy.ndarray
+    sizes: List[int]
 
 
 def _plan(model: Model, doc: Doc, capacity: int) -> _DocPlan:
@@ -495,18 +506,10 @@ def _plan(model: Model, doc: Doc, capacity: int) -> _DocPlan:
     ids, lengths = wordpieces(doc)
     quality = _cut_quality(doc, lengths) if len(ids) > capacity else None
     windows = cut_windows(len(ids), capacity, context=model.attrs["context"], quality=quality)
-    sequences = [[*wordpieces.prefix, *ids[w.left : w.right], *wordpieces.suffix] for w in windows]
-    return _DocPlan(lengths, windows, sequences)
-
-
-def _padded(sequences: List[List[int]], pad_id: int) -> Tuple[numpy.ndarray, numpy.ndarray]:
-    length = max(map(len, sequences))
-    ids = numpy.full((len(sequences), length), pad_id, dtype="i8")
-    mask = numpy.zeros((len(sequences), length), dtype="i8")
-    for row, sequence in enumerate(sequences):
-        ids[row, : len(sequence)] = sequence
-        mask[row, : len(sequence)] = 1
-    return ids, mask
+    parts = [part for w in windows for part in (wordpieces.prefix, ids[w.left : w.right], wordpieces.suffix)]
+    n_special = len(wordpieces.prefix) + len(wordpieces.suffix)
+    sequences = numpy.concatenate(parts).astype("i8", copy=False) if parts else ids
+    return _DocPlan(lengths, windows, sequences, [w.right - w.left + n_special for w in windows])
 
 
 class SharedRows:
@@ -583,11 +586,11 @@ def _doc_data(plan: _DocPlan, state: Any, shim: EncoderShim, xp: Any, width: int
         state, rows = xp.zeros((1, 1, width), dtype="f"), numpy.zeros(0, dtype="i4")
     else:
         state = state.reshape((1, -1, width))
-        ids = numpy.asarray([list(flatten.from_iterable(plan.sequences))], dtype="i8")
-        starts = numpy.cumsum([0] + [len(s) for s in plan.sequences[:-1]]) + len(shim.wordpieces.prefix)
+        ids = plan.ids[None]
+        starts = accumulate([len(shim.wordpieces.prefix), *plan.sizes[:-1]])
         rows = numpy.concatenate(
-            [numpy.arange(s + w.start - w.left, s + w.end - w.left) for s, w in zip(starts, plan.windows)]
-        ).astype("i4")
+            [numpy.arange(s + w.start - w.left, s + w.end - w.left, dtype="i4") for s, w in zip(starts, plan.windows)]
+        )
     output = ModelOutput()
     output["last_hidden_state"] = state
     return TransformerData(
@@ -599,14 +602,14 @@ class _Batches(NamedTuple):
     """The sequences of some documents, in padded batches.
 
     plans: By document.
-    sequences: Of all documents.
+    sizes: How long each sequence is, of all documents. *Shape:* (n_sequences,)
     buckets: The numbers of the sequences of each batch.
     padded: Ids and mask of each batch.
     """
 
     plans: List[_DocPlan]
-    sequences: List[List[int]]
-    buckets: List[List[int]]
+    sizes: numpy.ndarray
+    buckets: List[numpy.ndarray]
     padded: List[Tuple[numpy.ndarray, numpy.ndarray]]
 
 
@@ -614,22 +617,29 @@ def make_batches(model: Model[List[Doc], EncoderBatch], docs: Sequence[Doc]) -> 
     """Encode documents as wordpieces, and put sequences of like length together."""
     capacity = _window_size(model)
     plans = [_plan(model, doc, capacity) for doc in docs]
-    sequences = [sequence for plan in plans for sequence in plan.sequences]
-    buckets = length_buckets([len(s) for s in sequences], model.attrs["batch_wordpieces"])
-    pad = model.shims[0].tokenizer.pad_token_id
-    return _Batches(plans, sequences, buckets, [_padded([sequences[i] for i in bucket], pad) for bucket in buckets])
+    ids = numpy.concatenate([numpy.zeros(0, dtype="i8"), *(plan.ids for plan in plans)])
+    sizes = numpy.asarray(list(flatten.from_iterable(plan.sizes for plan in plans)), dtype="i8")
+    firsts = numpy.cumsum(sizes) - sizes
+    buckets = length_buckets(sizes, model.attrs["batch_wordpieces"])
+    padded = []
+    for bucket in buckets:
+        places = numpy.arange(sizes[bucket].max())
+        real = places < sizes[bucket][:, None]
+        batch = numpy.full(real.shape, model.shims[0].tokenizer.pad_token_id, dtype="i8")
+        batch[real] = ids[(firsts[bucket][:, None] + places)[real]]
+        padded.append((batch, real.astype("i8")))
+    return _Batches(plans, sizes, buckets, padded)
 
 
-def _in_order(outputs: List[torch.Tensor], buckets: List[List[int]], lengths: List[int]) -> Any:
+def _in_order(outputs: List[torch.Tensor], buckets: List[numpy.ndarray], sizes: numpy.ndarray) -> Any:
     """The hidden states of all sequences in a row, without padding. *Shape:* (n_rows, width)"""
     width = outputs[0].shape[-1]
     flat = torch.cat([output.reshape(-1, width) for output in outputs])
-    places = numpy.zeros(len(lengths), dtype="i8")
+    places = numpy.zeros(len(sizes), dtype="i8")
     offset = 0
     for bucket, output in zip(buckets, outputs):
         places[bucket] = offset + output.shape[1] * numpy.arange(len(bucket))
         offset += output.shape[0] * output.shape[1]
-    sizes = numpy.asarray(lengths)
     ends = numpy.cumsum(sizes)
     where = numpy.repeat(places - (ends - sizes), sizes) + numpy.arange(ends[-1])
     return torch2xp(flat[to_device(where, flat.device)])
@@ -640,14 +650,14 @@ def _forward(
 ) -> Tuple[EncoderBatch, Callable[[DocGradients], List[Doc]]]:
     shim: EncoderShim = model.shims[0]
     width = model.get_dim("nO")
-    plans, sequences, buckets, padded = make_batches(model, docs)
+    plans, sizes, buckets, padded = make_batches(model, docs)
     outputs, backprop_batches = shim(padded, is_train)
 
-    rows = _in_order(outputs, buckets, [len(s) for s in sequences]) if outputs else model.ops.alloc2f(0, width)
+    rows = _in_order(outputs, buckets, sizes) if outputs else model.ops.alloc2f(0, width)
     shared = SharedRows(rows)
     data, first = [], 0
     for plan in plans:
-        last = first + sum(map(len, plan.sequences))
+        last = first + len(plan.ids)
         data.append(_doc_data(plan, rows[first:last], shim, model.ops.xp, width))
         if not is_train and len(plan.lengths):
             data[-1].shared = (shared, shared.add(data[-1].align, first))  # type: ignore[attr-defined]
@@ -660,14 +670,14 @@ def _forward(
             if not len(plan.lengths):
                 continue
             array, row = next(arrays), 0
-            for sequence in plan.sequences:
-                by_sequence.append(array[0, row : row + len(sequence)])
-                row += len(sequence)
+            for size in plan.sizes:
+                by_sequence.append(array[0, row : row + size])
+                row += size
         d_outputs = []
         for bucket, output in zip(buckets, outputs):
             d_output = torch.zeros_like(output)
             for row, i in enumerate(bucket):
-                d_output[row, : len(sequences[i])] = xp2torch(by_sequence[i], device=output.device)
+                d_output[row, : sizes[i]] = xp2torch(by_sequence[i], device=output.device)
             d_outputs.append(d_output)
         backprop_batches(d_outputs)
         return docs

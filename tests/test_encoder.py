@@ -396,7 +396,7 @@ def test_the_words_that_are_kept_are_bounded_and_come_to_the_same(encoders, monk
     few = Wordpieces(tokenizer)
     for _ in range(2):
         ids, lengths = few(nlp(text))
-        assert ids == expected[0] and lengths.tolist() == expected[1].tolist()
+        assert ids.tolist() == expected[0].tolist() and lengths.tolist() == expected[1].tolist()
     assert 0 < len(few._cache) <= 5 and len(few._older) == 5
 
 

@@ -5,7 +5,7 @@ from typing import Any, Callable, Iterable, List, Optional, Sequence, Tuple
 
 import numpy
 import torch
-from spacy.attrs import ORTH, SENT_START
+from spacy.attrs import IS_SPACE, ORTH, SENT_START
 from spacy.language import Language
 from spacy.scorer import Scorer
 from spacy.tokens import Doc
@@ -95,8 +95,8 @@ def token_shapes(docs: Sequence[Doc]) -> Tuple[numpy.ndarray, numpy.ndarray]:
     word the position of the word before it. *Shapes:* (n_tokens, words of the window * number of shapes), bool; and
     (n_tokens,)
     """
-    keys = numpy.concatenate([doc.to_array([ORTH]).reshape(-1) for doc in docs])
-    is_word = ~numpy.concatenate([blank_tokens(doc) for doc in docs])
+    keys, is_blank = numpy.concatenate([doc.to_array([ORTH, IS_SPACE]) for doc in docs]).T
+    is_word = is_blank == 0
     forms, places = numpy.unique(keys, return_inverse=True)
     strings = docs[0].vocab.strings
     shapes = numpy.zeros((len(forms) + 1, len(_SHAPES)), dtype=bool)
@@ -204,9 +204,10 @@ class BetoSentenceRecognizer(TorchHead):
         found = numpy.split(starts, numpy.cumsum(outputs.lengths)[:-1])
         for doc, begins in zip(docs, found):
             blank = blank_tokens(doc)
-            begins &= ~blank  # white space belongs to the sentence before
-            begins[paragraph_starts(doc, blank)] = True
-            begins[numpy.flatnonzero(~blank)[:1]] = False  # or to the first one
+            if blank.any():
+                begins &= ~blank  # white space belongs to the sentence before
+                begins[paragraph_starts(doc, blank)] = True
+                begins[numpy.flatnonzero(~blank)[:1]] = False  # or to the first one
             begins[:1] = True
         return found
 
@@ -215,11 +216,11 @@ class BetoSentenceRecognizer(TorchHead):
         for doc, begins in zip(docs, scores):
             if not len(doc):
                 continue
-            values = numpy.where(begins, 1, -1)
+            values = numpy.where(begins, 1, -1).astype("i8")
             if not self.settings["overwrite"]:
-                before = doc.to_array([SENT_START]).astype("i8").reshape(-1)
+                before = doc.to_array([SENT_START]).view("i8").reshape(-1)
                 values = numpy.where(before == 0, values, before)
-            doc.from_array([SENT_START], values.astype("i8").view("u8").reshape(-1, 1))
+            doc.from_array([SENT_START], values.view("u8").reshape(-1, 1))
 
     def gold(self, example: Example) -> Optional[numpy.ndarray]:
         """Whether a sentence starts at each token. *Shape:* (n_tokens,); None if nothing is annotated."""
