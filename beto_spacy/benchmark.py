@@ -18,13 +18,13 @@ import torch
 from spacy.language import Language
 from spacy.tokens import Doc, Span
 from spacy.training import Example
-from thinc.api import Config, fix_random_seed
+from thinc.api import Config, fix_random_seed, get_torch_default_device
 
 from .annotate import load_pipeline, use_device
 from .benchmark_report import TITLES
 from .benchmark_texts import DEFAULT_KINDS, make_stream, parse_growth, read_texts
 from .checkpoint import Checkpoint, resolve_encoder
-from .encoder import PRECISIONS, make_batches
+from .encoder import PRECISIONS, make_batches, suitable_batch
 from .errors import ProjectError
 from .footprint import measure_footprint, measure_growth, measure_training, spread
 from .onnx_model import Int8Exporter, check_packages
@@ -137,7 +137,7 @@ def make_pipelines(
     *,
     heads: bool = True,
     precisions: Sequence[str] = ("fp32",),
-    batch_wordpieces: int = 512,
+    batch_wordpieces: Optional[int] = None,
     gpu_id: int = -1,
     peers: Sequence[str] = (),
 ) -> Dict[str, Language]:
@@ -149,7 +149,7 @@ def make_pipelines(
     precisions: Of our encoder; for each there is a pipeline. Under the first, ours are called ``ours`` and
         ``our encoder``; under another, ``ours, int8`` and so on. If the first is bf16 or fp16, stock runs in torch's
         mixed precision.
-    batch_wordpieces: Of our encoder.
+    batch_wordpieces: Of our encoder; None for what suits the device.
     gpu_id: Number of the GPU; -1 for the CPU.
     peers: Trained pipelines, by package or folder.
     Raises ProjectError for a precision that the device doesn't have, and a peer or a GPU that isn't there;
@@ -194,7 +194,9 @@ def _check_precisions(precisions: Sequence[str], gpu_id: int) -> None:
         check_packages()
 
 
-def _make_ours(make: Callable[..., Language], precision: str, batch_wordpieces: int, heads: Optional[str]) -> Language:
+def _make_ours(
+    make: Callable[..., Language], precision: str, batch_wordpieces: Optional[int], heads: Optional[str]
+) -> Language:
     at_first = "fp32" if precision == "int8" else precision
     nlp = make(stock=False, heads=heads, batch_wordpieces=batch_wordpieces, precision=at_first)
     if precision == "int8":
@@ -422,7 +424,7 @@ def benchmark(
     runs: int = 5,
     heads: bool = True,
     precisions: Sequence[str] = ("fp32",),
-    batch_wordpieces: int = 512,
+    batch_wordpieces: Optional[int] = None,
     batch_size: int = 256,
     gpu_id: int = -1,
     peers: Sequence[str] = (),
@@ -471,7 +473,7 @@ def benchmark(
         "device": torch.cuda.get_device_name(gpu_id) if gpu_id >= 0 else "CPU",
         "precision": precisions[0],
         "precisions": list(precisions),
-        "batch_wordpieces": batch_wordpieces,
+        "batch_wordpieces": batch_wordpieces or suitable_batch(get_torch_default_device()),
         "batch_size": batch_size,
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),

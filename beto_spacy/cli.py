@@ -435,7 +435,7 @@ def show_command(model: str, text: str, gpu: int) -> None:
 @click.option("--book", default=100_000, show_default=True, help="Characters of the book.")
 @click.option("--runs", default=5, show_default=True, help="Alternated runs of each pipeline.")
 @click.option("--heads/--no-heads", default=True, show_default=True, help="Measure with heads, or the encoder alone.")
-@click.option("--batch-wordpieces", default=512, show_default=True, help="Of our encoder; a GPU wants 16,384 or more.")
+@click.option("--batch-wordpieces", type=int, help="Of our encoder; by default what suits the device.")
 @click.option("--batch-size", default=256, show_default=True, help="Documents that the pipelines buffer.")
 @click.option(
     "--precision",

@@ -58,6 +58,10 @@ _CACHE_SIZE = 15_000
 _CACHED_LENGTH = 64
 
 
+#: Wordpieces of a batch for a CPU; for a GPU at most; and bytes of its memory that there are to be for each.
+_SMALL_BATCH, _LARGE_BATCH, _CARD_BYTES = 512, 16_384, 1 << 21
+
+
 class Wordpieces:
     """Encodes the tokens of a Doc one by one.
 
@@ -388,7 +392,7 @@ def make_encoder(
     name: str,
     window: Optional[int] = None,
     context: int = 0,
-    batch_wordpieces: int = 512,
+    batch_wordpieces: Optional[int] = None,
     precision: str = "fp32",
     attention_dropout: Optional[float] = None,
     gradient_checkpointing: bool = False,
@@ -400,7 +404,7 @@ def make_encoder(
         initialized; a trained pipeline has its encoder in itself.
     window: Wordpieces a window, special tokens included; None for the longest that the encoder takes.
     context: Wordpieces of context on both sides of a window, in documents of more than one.
-    batch_wordpieces: Wordpieces a padded batch. Small suits a CPU's cache; a GPU wants 8,192 and more.
+    batch_wordpieces: Wordpieces a padded batch; None for what suits the device, see `suitable_batch`.
     precision: ``fp32``; ``bf16`` or ``fp16`` on a GPU; ``bf16`` speeds up training on a processor that has instructions
         for it, too; ``int8`` is what ``beto-spacy quantize`` sets.
     attention_dropout: Of attention's probabilities, in training; None for what the encoder's own config says. With 0 a
@@ -416,8 +420,10 @@ def make_encoder(
         gradient_checkpointing=gradient_checkpointing,
         mask_rate=mask_rate,
     )
-    if batch_wordpieces < 1:
-        raise EncoderError("B314", "A batch needs room for wordpieces.", "Set 'batch_wordpieces' to 1 or more.")
+    if batch_wordpieces is not None and batch_wordpieces < 1:
+        raise EncoderError(
+            "B314", "A batch needs room for wordpieces.", "Set 'batch_wordpieces' to null, 1 or more."
+        )
     return Model(
         "beto-encoder",
         _forward,
@@ -433,6 +439,17 @@ def make_encoder(
             "replace_listener_cfg": _replace_listener_cfg,
         },
     )
+
+
+def suitable_batch(device: torch.device) -> int:
+    """How many wordpieces a padded batch has that suits a device: few for a CPU's cache, many for a GPU.
+
+    The more memory a card has the more they are, so that a training of an encoder of BETO's size has room for them.
+    """
+    if device.type != "cuda":
+        return _SMALL_BATCH
+    room = torch.cuda.get_device_properties(device).total_memory // _CARD_BYTES
+    return max(_SMALL_BATCH, min(_LARGE_BATCH, room // _SMALL_BATCH * _SMALL_BATCH))
 
 
 def _replace_listener(model: Model) -> Model:
@@ -620,7 +637,8 @@ def make_batches(model: Model[List[Doc], EncoderBatch], docs: Sequence[Doc]) -> 
     ids = numpy.concatenate([numpy.zeros(0, dtype="i8"), *(plan.ids for plan in plans)])
     sizes = numpy.asarray(list(flatten.from_iterable(plan.sizes for plan in plans)), dtype="i8")
     firsts = numpy.cumsum(sizes) - sizes
-    buckets = length_buckets(sizes, model.attrs["batch_wordpieces"])
+    budget = model.attrs["batch_wordpieces"]
+    buckets = length_buckets(sizes, suitable_batch(model.shims[0].device) if budget is None else budget)
     padded = []
     for bucket in buckets:
         places = numpy.arange(sizes[bucket].max())

@@ -100,7 +100,7 @@ def make_encoder_tok2vec(
     pooling: Model[Ragged, Floats2d],
     window: Optional[int] = None,
     context: int = 0,
-    batch_wordpieces: int = 512,
+    batch_wordpieces: Optional[int] = None,
     precision: str = "fp32",
     attention_dropout: Optional[float] = None,
     gradient_checkpointing: bool = False,

@@ -7,6 +7,7 @@ import shutil
 import unicodedata
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy
 import pytest
@@ -20,7 +21,7 @@ from transformers import AutoModel, AutoTokenizer, BertConfig, BertForMaskedLM, 
 from beto_spacy import checkpoint
 from beto_spacy.checkpoint import load_checkpoint, sequence_limit
 from beto_spacy.dropout import CpuDropout, QuickAttention
-from beto_spacy.encoder import DocGradients, EncoderShim, Wordpieces, make_encoder
+from beto_spacy.encoder import DocGradients, EncoderShim, Wordpieces, make_batches, make_encoder, suitable_batch
 from beto_spacy.errors import BetoError, EncoderError, ProjectError
 from beto_spacy.listener import make_listener
 from beto_spacy.vocabulary import build_encoder
@@ -307,6 +308,26 @@ def test_settings_are_checked(encoders):
         make_encoder("x", precision="fp8")
     with pytest.raises(EncoderError, match="B314"):
         make_encoder("x", batch_wordpieces=0)
+
+
+@pytest.mark.parametrize("gigabytes, suits", [(0.5, 512), (4, 2_048), (11.7, 5_632), (24, 12_288), (80, 16_384)])
+def test_batches_suit_the_card(monkeypatch, gigabytes, suits):
+    card = SimpleNamespace(total_memory=int(gigabytes * 2**30))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)
+    assert suitable_batch(torch.device("cuda", 0)) == suits
+    assert suitable_batch(torch.device("cpu")) == 512
+
+
+def test_batches_of_a_pipeline_suit_the_device(encoders, monkeypatch):
+    docs = [spacy.blank("es")(SENTENCES[0])] * 40
+    by_default, set_to_so = make_encoder(encoders["bert"]), make_encoder(encoders["bert"], batch_wordpieces=512)
+    sizes = []
+    for model in (by_default, set_to_so):
+        model.initialize()
+        sizes.append([len(ids) for ids, _ in make_batches(model, docs).padded])
+    assert sizes[0] == sizes[1] and len(sizes[0]) > 1
+    monkeypatch.setattr("beto_spacy.encoder.suitable_batch", lambda device: 16_384)
+    assert [len(ids) for ids, _ in make_batches(by_default, docs).padded] == [40]
 
 
 def test_build_encoder_is_deterministic_and_replaces_only_an_encoder(tmp_path):
