@@ -421,9 +421,7 @@ def make_encoder(
         mask_rate=mask_rate,
     )
     if batch_wordpieces is not None and batch_wordpieces < 1:
-        raise EncoderError(
-            "B314", "A batch needs room for wordpieces.", "Set 'batch_wordpieces' to null, 1 or more."
-        )
+        raise EncoderError("B314", "A batch needs room for wordpieces.", "Set 'batch_wordpieces' to null, 1 or more.")
     return Model(
         "beto-encoder",
         _forward,

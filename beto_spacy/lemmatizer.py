@@ -39,6 +39,11 @@ _FIRST_CONJUGATION = re.compile(r"(.*?)(ad[oa]s?|ando|(?<!i)ó|aron|aban?|abas|�
 #: Of vos, as said from Central America to the River Plate: tenés, decí, mirá.
 _VOSEO = re.compile(r"(.+)([áéí])s?")
 _INFINITIVES_OF_VOS = {"á": ("ar",), "é": ("er",), "í": ("ir", "ír")}
+#: As AnCora has them, whose personal pronouns are those of the same person; the rules would make *vo* of *vos*.
+_PRONOUNS = {
+    **{"vos": "tú", "vosotras": "tú", "nosotras": "yo"},
+    **{"aquél": "aquel", "aquélla": "aquel", "aquéllos": "aquel", "aquéllas": "aquel"},
+}
 #: Also of ser, which is an auxiliary in treebanks.
 _PAST_OF_IR = re.compile(r"fu[ieé]")
 #: What a noun, an adjective or a participle may end in.
@@ -212,13 +217,18 @@ class BetoLemmatizer(Pipe):
         low, pos = token.lower_, token.pos_
         if pos == "PROPN":
             return token.text
+        if pos == "PRON" and low in _PRONOUNS:
+            return _PRONOUNS[low]
         found = self._rules.rule_lemmatize(token)[0].strip()  # a space stands for the pronouns that it doesn't find
         self._rules.cache.clear()  # it has no bound, and there is one here
         if pos in ("VERB", "AUX"):
             lemma = self._verb(token, found)
             return "ir" if pos == "VERB" and lemma == "ser" and _PAST_OF_IR.match(low) else lemma
         if pos == "ADJ":
-            return self._adjective(low, token.morph.to_dict(), found)
+            lemma = self._adjective(low, token.morph.to_dict(), found)
+            both = self._adjective(low, {"Number": "Plur", "Gender": "Fem"}, found)
+            # Both features may have been overlooked: dignas.
+            return both if self._is_known(both, token) and not self._is_known(lemma, token) else lemma
         if pos == "NOUN":
             if any(c.isdigit() for c in low) or (token.text.isupper() and 1 < len(low) <= _LONGEST_ACRONYM):
                 return token.text

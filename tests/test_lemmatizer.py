@@ -74,6 +74,7 @@ REGRESSIONS = [
     ("contame", "VERB", f"Case=Dat|{IMPERATIVE}|{PRON}", "contar yo"),
     ("sentate", "VERB", IMPERATIVE, "sentar tú"),
     ("vestite", "VERB", PRESENT, "vestir tú"),
+    ("vos", "PRON", "Case=Nom|Number=Sing|Person=2|PronType=Prs", "tú"),
     ("callaté", "VERB", f"Case=Acc|{IMPERATIVE}|{PRON}", "callar tú"),
     ("divertirté", "VERB", f"Case=Acc|{PRON}|VerbForm=Inf", "divertir tú"),
     # A tagger overlooks a feature:
@@ -85,6 +86,8 @@ REGRESSIONS = [
     ("sobredosis", "NOUN", "Number=Plur", "sobredosis"),
     ("norteafricana", "ADJ", "Number=Sing", "norteafricano"),
     ("desleales", "ADJ", "", "desleal"),
+    ("dignas", "ADJ", "", "digno"),
+    ("habladoras", "ADJ", "Gender=Fem", "hablador"),
     ("centroamericanos", "NOUN", "Gender=Masc", "centroamericano"),
     ("clasista", "ADJ", "Number=Sing", "clasista"),
     ("indígenas", "ADJ", "Number=Plur", "indígena"),
