@@ -1,6 +1,7 @@
 """Lemmas from the corpus and from tables: what is remembered, what is derived, and what users have complained of."""
 
 import pickle
+import random
 
 import pytest
 import spacy
@@ -10,6 +11,7 @@ from spacy.training import Example
 from beto_spacy.corpus import load_docs
 from beto_spacy.errors import ProjectError
 from beto_spacy.lemmatizer import BetoLemmatizer
+from beto_spacy.multiwords import split_token
 
 PRON = "PrepCase=Npr|PronType=Prs"
 FUTURE = "Mood=Ind|Tense=Fut|VerbForm=Fin"
@@ -136,6 +138,43 @@ def bare():
 def test_what_users_complain_of(bare, form, pos, morph, lemma):
     nlp, pipe = bare
     assert pipe(doc_of(nlp, (form, pos, morph)))[0].lemma_ == lemma
+
+
+def test_any_form_has_a_lemma(bare):
+    nlp, pipe = bare
+    chance = random.Random(0)
+    pieces = [
+        "me",
+        "te",
+        "té",
+        "SE",
+        "lo",
+        "las",
+        "nos",
+        "ar",
+        "ír",
+        "ndo",
+        "ás",
+        "ísima",
+        "es",
+        "ces",
+        "ó",
+        "1",
+        "-",
+        "ß",
+        "\n",
+        " ",
+    ]
+    analyses = [("VERB", f"Case=Acc|{IMPERATIVE}|{PRON}"), ("VERB", f"Case=Acc|{PRON}|VerbForm=Inf"), ("VERB", FUTURE)]
+    analyses += [("AUX", PARTICIPLE), ("ADJ", "Degree=Abs|Gender=Fem|Number=Plur"), ("NOUN", "Number=Plur"), ("", "")]
+    analyses += [(pos, "") for pos in ("ADV", "PRON", "DET", "PROPN", "NUM", "PUNCT", "SPACE", "VERB", "ADJ", "NOUN")]
+    for _ in range(300):
+        letters = "".join(chance.choice("aeiouáéíóúüyhqgnsrdlmtAÍñ.") for _ in range(chance.randrange(6)))
+        form = letters + "".join(chance.choice(pieces) for _ in range(chance.randrange(0 if letters else 1, 4)))
+        for pos, morph in analyses:
+            doc = Doc(nlp.vocab, words=[form], pos=[pos], morphs=[morph])
+            assert pipe(doc)[0].lemma_, form
+            assert all(word.form for word in split_token(doc[0])), form
 
 
 SEEN = [
