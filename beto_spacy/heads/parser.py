@@ -275,11 +275,12 @@ def _scores_of(arcs: torch.Tensor, rows: List[int]) -> numpy.ndarray:
 
 
 class _Batch(NamedTuple):
-    """Sentences of similar length; what goes to the device is there as an array too.
+    """Sentences of similar length.
 
     projections: Of all documents.
     places: The words of each sentence, by their places in the projections, padded. *Shape:* (n_sentences, length)
     n_words: Words of each sentence. *Shape:* (n_sentences,)
+    words, lengths: Both on the device.
     """
 
     projections: Projections
