@@ -9,7 +9,6 @@ so that which wordpieces belong to which token is known by construction.
 """
 
 import json
-import os
 import tempfile
 from contextlib import nullcontext
 from itertools import accumulate
@@ -58,11 +57,9 @@ PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16, "int8
 _CACHE_SIZE = 15_000
 _CACHED_LENGTH = 64
 
+
 #: Wordpieces of a batch for a CPU; for a GPU at most; and bytes of its memory that there are to be for each.
 _SMALL_BATCH, _LARGE_BATCH, _CARD_BYTES = 512, 16_384, 1 << 21
-
-#: What oneDNN keeps prepared, in bf16 on a CPU; of its 1,024 most are for shapes of batches that hardly come again.
-_KEPT_PRIMITIVES = 128
 
 
 class Wordpieces:
@@ -282,9 +279,6 @@ class EncoderShim(TorchShim):
             raise EncoderError("B333", "The encoder's tokenizer has no mask.", "Set 'mask_rate' to 0.")
         if not isinstance(checkpoint.model, OnnxModel):
             self._prepare_training(checkpoint.model)
-        if self.precision == "bf16" and device.type == "cpu" and cpu_has_bf16():
-            # Read when oneDNN first multiplies, which is in training only: see `torch_shim.py`.
-            os.environ.setdefault("DNNL_PRIMITIVE_CACHE_CAPACITY", str(_KEPT_PRIMITIVES))
         self._model = checkpoint.model.to(device)
         self._grad_scaler = PyTorchGradScaler(self.precision == "fp16" and device.type == "cuda")
         self._grad_scaler.to_(device)

@@ -2,7 +2,6 @@
 
 import copy
 import json
-import os
 import random
 import shutil
 import unicodedata
@@ -300,20 +299,6 @@ def test_a_broken_folder_gets_a_clear_message(encoders, tmp_path, prepare, code)
 def test_a_hub_that_cannot_be_reached_gets_a_clear_message():
     with pytest.raises(EncoderError, match="B306.*nobody/no-such-encoder"):
         make_nlp("nobody/no-such-encoder")
-
-
-@pytest.mark.parametrize(
-    "precision, has_bf16, kept", [("bf16", True, "128"), ("bf16", False, None), ("fp32", True, None)]
-)
-def test_what_onednn_keeps(encoders, monkeypatch, precision, has_bf16, kept):
-    monkeypatch.setattr("beto_spacy.encoder.cpu_has_bf16", lambda: has_bf16)
-    monkeypatch.setattr(os, "environ", {**os.environ})
-    os.environ.pop("DNNL_PRIMITIVE_CACHE_CAPACITY", None)
-    make_nlp(encoders["bert"], precision=precision)
-    assert os.environ.get("DNNL_PRIMITIVE_CACHE_CAPACITY") == kept
-    os.environ["DNNL_PRIMITIVE_CACHE_CAPACITY"] = "9"
-    make_nlp(encoders["bert"], precision=precision)
-    assert os.environ["DNNL_PRIMITIVE_CACHE_CAPACITY"] == "9"
 
 
 def test_settings_are_checked(encoders):
