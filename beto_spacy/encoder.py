@@ -49,14 +49,23 @@ from .dropout import QuickAttention, quicken_dropout
 from .errors import EncoderError
 from .onnx_model import OnnxModel
 from .torch_shim import TorchShim, to_device
-from .windows import INSIDE_TOKEN, PUNCTUATION, SENTENCE, TOKEN, Window, check_window, cut_windows, length_buckets
+from .windows import (
+    INSIDE_TOKEN,
+    PUNCTUATION,
+    SENTENCE,
+    TOKEN,
+    Window,
+    check_window,
+    cut_windows,
+    length_buckets,
+    pad_rows,
+)
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16, "int8": None}
 
 #: Words whose wordpieces are kept, twice: those of late, and those before: a long stream has ever new ones.
 _CACHE_SIZE = 15_000
 _CACHED_LENGTH = 64
-
 
 #: Wordpieces of a batch for a CPU; for a GPU at most; and bytes of its memory that there are to be for each.
 _SMALL_BATCH, _LARGE_BATCH, _CARD_BYTES = 512, 16_384, 1 << 21
@@ -639,10 +648,7 @@ def make_batches(model: Model[List[Doc], EncoderBatch], docs: Sequence[Doc]) -> 
     buckets = length_buckets(sizes, suitable_batch(model.shims[0].device) if budget is None else budget)
     padded = []
     for bucket in buckets:
-        places = numpy.arange(sizes[bucket].max())
-        real = places < sizes[bucket][:, None]
-        batch = numpy.full(real.shape, model.shims[0].tokenizer.pad_token_id, dtype="i8")
-        batch[real] = ids[(firsts[bucket][:, None] + places)[real]]
+        batch, real = pad_rows(ids, firsts[bucket], sizes[bucket], fill=model.shims[0].tokenizer.pad_token_id)
         padded.append((batch, real.astype("i8")))
     return _Batches(plans, sizes, buckets, padded)
 

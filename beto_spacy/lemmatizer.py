@@ -41,8 +41,9 @@ _VOSEO = re.compile(r"(.+)([áéí])s?")
 _INFINITIVES_OF_VOS = {"á": ("ar",), "é": ("er",), "í": ("ir", "ír")}
 #: As AnCora has them, whose personal pronouns are those of the same person; the rules would make *vo* of *vos*.
 _PRONOUNS = {
-    **{"vos": "tú", "vosotras": "tú", "nosotras": "yo"},
-    **{"aquél": "aquel", "aquélla": "aquel", "aquéllos": "aquel", "aquéllas": "aquel"},
+    **dict.fromkeys(("vos", "vosotras"), "tú"),
+    **dict.fromkeys(("nosotras",), "yo"),
+    **dict.fromkeys(("aquél", "aquélla", "aquéllos", "aquéllas"), "aquel"),
 }
 #: Also of ser, which is an auxiliary in treebanks.
 _PAST_OF_IR = re.compile(r"fu[ieé]")
@@ -226,9 +227,11 @@ class BetoLemmatizer(Pipe):
             return "ir" if pos == "VERB" and lemma == "ser" and _PAST_OF_IR.match(low) else lemma
         if pos == "ADJ":
             lemma = self._adjective(low, token.morph.to_dict(), found)
-            both = self._adjective(low, {"Number": "Plur", "Gender": "Fem"}, found)
+            if self._is_known(lemma, token):
+                return lemma
             # Both features may have been overlooked: dignas.
-            return both if self._is_known(both, token) and not self._is_known(lemma, token) else lemma
+            both = self._adjective(low, {"Number": "Plur", "Gender": "Fem"}, found)
+            return both if self._is_known(both, token) else lemma
         if pos == "NOUN":
             if any(c.isdigit() for c in low) or (token.text.isupper() and 1 < len(low) <= _LONGEST_ACRONYM):
                 return token.text

@@ -5,7 +5,7 @@ everything rests on: each wordpiece of a document belongs to the own part of exa
 truncated.
 """
 
-from typing import List, NamedTuple, Optional, Sequence
+from typing import List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy
 from numpy.typing import NDArray
@@ -108,3 +108,19 @@ def length_buckets(lengths: Sequence[int], budget: int) -> List[NDArray[numpy.in
         buckets.append(order[start : start + size])
         start += size
     return buckets
+
+
+def pad_rows(
+    flat: NDArray[numpy.integer], firsts: NDArray[numpy.integer], lengths: NDArray[numpy.integer], fill: int = 0
+) -> Tuple[NDArray[numpy.integer], NDArray[numpy.bool_]]:
+    """Put rows that lie one after another below one another.
+
+    flat: All rows. firsts, lengths: Where the chosen ones begin in it, and how long each is. *Shape:* (n_rows,)
+    fill: What stands beyond the end of a shorter row.
+    Returns the rows, and what is no filling. *Shape:* (n_rows, longest) each
+    """
+    places = numpy.arange(lengths.max())
+    real = places < lengths[:, None]
+    rows = numpy.full(real.shape, fill, dtype="i8")
+    rows[real] = flat[(firsts[:, None] + places)[real]]
+    return rows, real

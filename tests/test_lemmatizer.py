@@ -143,28 +143,7 @@ def test_what_users_complain_of(bare, form, pos, morph, lemma):
 def test_any_form_has_a_lemma(bare):
     nlp, pipe = bare
     chance = random.Random(0)
-    pieces = [
-        "me",
-        "te",
-        "té",
-        "SE",
-        "lo",
-        "las",
-        "nos",
-        "ar",
-        "ír",
-        "ndo",
-        "ás",
-        "ísima",
-        "es",
-        "ces",
-        "ó",
-        "1",
-        "-",
-        "ß",
-        "\n",
-        " ",
-    ]
+    pieces = "me te té SE lo las nos ar ír ndo ás ísima es ces ó 1 - ß".split() + ["\n", " "]
     analyses = [("VERB", f"Case=Acc|{IMPERATIVE}|{PRON}"), ("VERB", f"Case=Acc|{PRON}|VerbForm=Inf"), ("VERB", FUTURE)]
     analyses += [("AUX", PARTICIPLE), ("ADJ", "Degree=Abs|Gender=Fem|Number=Plur"), ("NOUN", "Number=Plur"), ("", "")]
     analyses += [(pos, "") for pos in ("ADV", "PRON", "DET", "PROPN", "NUM", "PUNCT", "SPACE", "VERB", "ADJ", "NOUN")]

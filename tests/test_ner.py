@@ -332,3 +332,11 @@ def test_the_calibration_error_by_hand():
     assert found["expected_calibration_error"] == pytest.approx(expected)
     assert [b["entities"] for b in found["bins"]] == [1, 1, 2]
     assert entity_calibration([Example(doc_of(nlp, "a"), doc_of(nlp, "a"))]) is None
+
+
+def test_no_documents_have_no_entities(trained):
+    pipe = trained.get_pipe("ner")
+    assert pipe.predict([]) == [] and [len(found.starts) for found in pipe.predict([trained.make_doc("")] * 2)] == [
+        0,
+        0,
+    ]

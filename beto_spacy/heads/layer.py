@@ -77,6 +77,11 @@ def blank_tokens(doc: Doc) -> numpy.ndarray:
     return doc.to_array([IS_SPACE]).reshape(-1).astype(bool)
 
 
+def word_tokens(docs: Sequence[Doc]) -> numpy.ndarray:
+    """Which tokens of documents in a row are no white space. *Shape:* (n_tokens,), bool"""
+    return ~numpy.concatenate([blank_tokens(doc) for doc in docs])
+
+
 def paragraph_starts(doc: Doc, blank: numpy.ndarray) -> numpy.ndarray:
     """Which words come after an empty line.
 

@@ -18,7 +18,7 @@ from thinc.types import Floats2d
 
 from ..errors import CorpusError
 from ..torch_shim import to_device
-from ..windows import INSIDE_TOKEN, PUNCTUATION, SENTENCE, TOKEN, cut_windows, length_buckets
+from ..windows import INSIDE_TOKEN, PUNCTUATION, SENTENCE, TOKEN, cut_windows, length_buckets, pad_rows
 from . import crf
 from .base import TorchHead, default_model, lowest
 from .layer import Outputs, blank_tokens, make_torch_layer, paragraph_starts
@@ -139,18 +139,18 @@ class BetoEntityRecognizer(TorchHead):
             outputs = self.model.predict(docs)
             with torch.inference_mode():
                 for batch in _batches(docs, outputs, self._preset(docs, outputs.tensors[0])):
-                    spans, found = self._best_spans(batch)
+                    spans, probabilities = self._best_spans(batch)
                     row, first, last, label = spans.cpu().numpy().T
                     parts.append(
                         numpy.stack([batch.docs[row], batch.tokens[row, first], batch.tokens[row, last] + 1, label])
                     )
-                    scores.append(found.cpu().numpy())
+                    scores.append(probabilities.cpu().numpy())
         every, confidences = numpy.concatenate(parts, axis=1), numpy.concatenate(scores)
         order = numpy.lexsort((every[1], every[0]))
         of_doc, starts, ends, labels = every[:, order]
-        cuts = numpy.searchsorted(of_doc, numpy.arange(1, len(docs)))
-        split = (numpy.split(array, cuts) for array in (starts, ends, labels, confidences[order]))
-        return [FoundSpans(*arrays) for arrays in zip(*split)]
+        found = FoundSpans(starts, ends, labels, confidences[order])
+        cuts = numpy.searchsorted(of_doc, numpy.arange(len(docs) + 1)).tolist()
+        return [FoundSpans(*(array[a:b] for array in found)) for a, b in zip(cuts, cuts[1:])]
 
     def _best_spans(self, batch: "_Batch") -> Tuple[torch.Tensor, torch.Tensor]:
         """The spans of the best tags, see `crf.tags_to_spans`, and how probable each is."""
@@ -169,7 +169,7 @@ class BetoEntityRecognizer(TorchHead):
     def set_annotations(self, docs: Iterable[Doc], scores: List[FoundSpans]) -> None:
         """Set the entities that were found beside those that are there."""
         key, least = self.settings["spans_key"], self.settings["min_confidence"]
-        names = [self.vocab.strings[label] for label in self.labels]
+        names = self.labels
         for doc, found in zip(docs, scores):
             every = zip(found.starts.tolist(), found.ends.tolist(), found.labels.tolist())
             spans = [Span(doc, start, end, label=names[label]) for start, end, label in every]
@@ -328,11 +328,10 @@ def _batches(docs: Sequence[Doc], outputs: Outputs, possible: Optional[torch.Ten
     device = emissions.device
     may_start = crf.allowed_starts(emissions.shape[1] // 2).to(device)
     doc_of, sizes = numpy.asarray(numbers, dtype="i8"), numpy.asarray([len(piece) for piece in pieces], dtype="i8")
+    words_of, firsts = numpy.concatenate([numpy.zeros(0, dtype="i8"), *pieces]), numpy.cumsum(sizes) - sizes
     first_of = (numpy.cumsum(outputs.lengths) - outputs.lengths)[doc_of]
     for bucket in length_buckets(sizes, _BATCH_TOKENS):
-        tokens = numpy.zeros((len(bucket), sizes[bucket].max()), dtype="i8")
-        for row, number in enumerate(bucket):
-            tokens[row, : sizes[number]] = pieces[number]
+        tokens, _ = pad_rows(words_of, firsts[bucket], sizes[bucket])
         where = to_device(tokens + first_of[bucket][:, None], device)
         lengths = to_device(sizes[bucket], device)
         allowed = None

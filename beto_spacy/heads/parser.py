@@ -19,10 +19,10 @@ from thinc.types import Floats2d
 from ..divergence import categorical_divergence
 from ..errors import CorpusError
 from ..torch_shim import to_device
-from ..windows import length_buckets
+from ..windows import length_buckets, pad_rows
 from .base import TorchHead, default_model
 from .biaffine import BiaffineProjections, Projections, score_arcs, score_labels, tree_loss
-from .layer import Outputs, blank_tokens, document_lengths, make_torch_layer
+from .layer import Outputs, document_lengths, make_torch_layer, word_tokens
 from .mst import are_trees, best_trees
 
 _DEFAULT_WIDTHS = {"arc_width": 128, "label_width": 32, "hidden_width": 128}
@@ -279,12 +279,14 @@ class _Batch(NamedTuple):
 
     projections: Of all documents.
     places: The words of each sentence, by their places in the projections, padded. *Shape:* (n_sentences, length)
+    real: What of that pads no shorter sentence. *Shape:* (n_sentences, length)
     n_words: Words of each sentence. *Shape:* (n_sentences,)
-    words, lengths: Both on the device.
+    words, lengths: The places and these on the device.
     """
 
     projections: Projections
     places: numpy.ndarray
+    real: numpy.ndarray
     n_words: numpy.ndarray
     words: torch.Tensor
     lengths: torch.Tensor
@@ -293,15 +295,6 @@ class _Batch(NamedTuple):
     def is_word(self) -> torch.Tensor:
         """Whether there is a word, and not what pads a shorter sentence. *Shape:* (n_sentences, length)"""
         return torch.arange(self.words.shape[1], device=self.words.device) < self.lengths[:, None]
-
-    @property
-    def real(self) -> numpy.ndarray:
-        """The same as an array."""
-        return _within(self.n_words)
-
-
-def _within(lengths: numpy.ndarray) -> numpy.ndarray:
-    return numpy.arange(lengths.max()) < lengths[:, None]
 
 
 def _sentences(docs: Sequence[Doc], starts: Sequence[Optional[numpy.ndarray]]) -> Tuple[numpy.ndarray, numpy.ndarray]:
@@ -313,7 +306,7 @@ def _sentences(docs: Sequence[Doc], starts: Sequence[Optional[numpy.ndarray]]) -
     begins = numpy.concatenate([numpy.zeros(n, bool) if b is None else b for n, b in zip(n_tokens, starts)])
     begins[(numpy.cumsum(n_tokens) - n_tokens)[n_tokens > 0]] = True
     kept = numpy.repeat(numpy.asarray([b is not None for b in starts]), n_tokens)
-    words = numpy.flatnonzero(kept & ~numpy.concatenate([blank_tokens(doc) for doc in docs]))
+    words = numpy.flatnonzero(kept & word_tokens(docs))
     lengths = numpy.bincount(numpy.cumsum(begins)[words])
     parts = -(-lengths // _MOST_WORDS)  # what is longer is cut
     whole = numpy.repeat(numpy.full(len(parts), _MOST_WORDS), parts)
@@ -337,8 +330,6 @@ def _batches(docs: Sequence[Doc], starts: Sequence[Optional[numpy.ndarray]], out
         for i in range(0, len(bucket), at_once):
             chosen = bucket[i : i + at_once]
             n_words = lengths[chosen]
-            real = _within(n_words)
-            places = numpy.zeros(real.shape, dtype="i8")
-            places[real] = words[(firsts[chosen][:, None] + numpy.arange(real.shape[1]))[real]]
+            places, real = pad_rows(words, firsts[chosen], n_words)
             on_device = (to_device(array, device) for array in (places, n_words))
-            yield _Batch(projections, places, n_words, *on_device)
+            yield _Batch(projections, places, real, n_words, *on_device)

@@ -21,7 +21,7 @@ from thinc.types import Floats2d
 from ..divergence import binary_divergence, categorical_divergence
 from ..errors import CorpusError
 from .base import TorchHead, default_model, lowest
-from .layer import Outputs, blank_tokens, document_lengths, make_torch_layer
+from .layer import Outputs, blank_tokens, document_lengths, make_torch_layer, word_tokens
 
 POOLINGS = ("first", "mean", "attention")
 _DEFAULT_MODEL = default_model("beto_spacy.TextCat.v1", pooling="mean", dropout=0.1)
@@ -100,7 +100,7 @@ def make_pooled_scores(
 
 
 def _lengths_and_words(docs: Sequence[Doc]) -> Tuple[numpy.ndarray, numpy.ndarray]:
-    return document_lengths(docs), ~numpy.concatenate([blank_tokens(doc) for doc in docs])
+    return document_lengths(docs), word_tokens(docs)
 
 
 def _has_words(doc: Doc) -> bool:
