@@ -8,7 +8,7 @@ import spacy
 import torch
 from spacy.tokens import Doc
 from spacy.training import Example
-from thinc.api import Adam
+from thinc.api import Adam, fix_random_seed
 
 from beto_spacy.errors import CorpusError
 from beto_spacy.heads import biaffine
@@ -76,7 +76,7 @@ def train(nlp, data, steps=60, rate=0.01):
 
 @pytest.fixture(scope="module")
 def trained():
-    torch.manual_seed(0)
+    fix_random_seed(0)
     nlp = build()
     nlp.initialize(lambda: examples(nlp))
     train(nlp, examples(nlp))
