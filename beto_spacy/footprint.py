@@ -14,9 +14,10 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Union
+from typing import Any, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Sequence, Union
 
 from .errors import ProjectError
+from .memory import peak_memory, resident_memory
 
 #: Parts of a stream after each of which time and memory are noted.
 PARTS = 10
@@ -54,37 +55,6 @@ def write_stream(texts: Iterable[str], file: Union[str, Path]) -> Stream:
 def _read(file: str) -> Iterator[str]:
     with open(file, encoding="utf8") as lines:
         yield from map(json.loads, lines)
-
-
-# --- memory -----------------------------------------------------------------------------------------------------------
-
-
-def _status(field: str) -> Optional[int]:
-    try:
-        with open("/proc/self/status", encoding="utf8") as lines:
-            return next((1024 * int(line.split()[1]) for line in lines if line.startswith(field + ":")), None)
-    except OSError:
-        return None
-
-
-def peak_memory() -> Optional[int]:
-    """The most memory that this process had resident, in bytes; None where the system doesn't say.
-
-    Linux hands a parent's peak down in ``getrusage``, though not in ``/proc``, so that comes first.
-    """
-    peak = _status("VmHWM")
-    if peak is None:
-        try:
-            import resource
-        except ImportError:
-            return None
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return peak
-
-
-def resident_memory() -> Optional[int]:
-    """The memory that this process has resident, in bytes; where the system doesn't say, the most it had."""
-    return _status("VmRSS") or peak_memory()
 
 
 def folder_size(path: Union[str, Path]) -> int:

@@ -15,6 +15,7 @@ from thinc.types import Floats2d, Ragged
 
 from .encoder import make_encoder
 from .errors import EncoderError
+from .memory import give_back_memory
 
 
 def make_listener(
@@ -46,6 +47,8 @@ def _init(model: Model, X: Any = None, Y: Any = None) -> None:
 
 def _forward(model: Model, docs: List[Doc], is_train: bool) -> Tuple[List[Floats2d], Callable]:
     reader = model.layers[0]
+    if not is_train:
+        give_back_memory()  # what the head before left
     # After nlp.replace_listeners the head has an encoder of its own, and needs none upstream.
     listener = next((node for node in reader.walk() if isinstance(node, TransformerListener)), None)
     features = [doc._.trf_data for doc in docs] if listener is not None else []

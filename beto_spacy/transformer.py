@@ -6,8 +6,6 @@ length; the encoder learns from every head that had something to learn, whicheve
 an ordinary Hugging Face folder (safetensors, no pickle).
 """
 
-import ctypes
-import sys
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Union
 
@@ -24,6 +22,7 @@ from thinc.api import Config, Model, Optimizer, set_dropout_rate
 
 from .encoder import DocGradients, set_width
 from .errors import EncoderError
+from .memory import give_back_memory
 
 DEFAULT_CONFIG = Config().from_str(
     """
@@ -44,11 +43,6 @@ gradient_checkpointing = false
 mask_rate = 0.0
 """
 )
-
-
-#: Tokens after which free memory is given back; that costs an 8-bit encoder some hundredths of its time.
-_TRIM_EVERY = 5_000
-_C_LIBRARY = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 @Language.factory("beto_transformer", assigns=["doc._.trf_data"], default_config=DEFAULT_CONFIG["transformer"])
@@ -82,7 +76,6 @@ class BetoTransformer(Transformer):
         super().__init__(vocab, model, set_extra_annotations, name=name)
         self.cfg = {}
         self._pending: Optional[_PendingUpdate] = None
-        self._n_tokens = 0  # since memory was given back
 
     def pipe(self, stream: Iterable[Doc], *, batch_size: int = 128) -> Iterator[Doc]:
         """Annotate a stream of documents, `batch_size` of them in one run of the encoder."""
@@ -90,10 +83,7 @@ class BetoTransformer(Transformer):
         for buffer in util.minibatch(stream, batch_size):
             docs = list(buffer)
             self.set_annotations(docs, self.predict(docs))
-            self._n_tokens += sum(map(len, docs))
-            if self._n_tokens >= _TRIM_EVERY:
-                self._n_tokens = 0
-                _give_back_memory()
+            give_back_memory()
             yield from docs
 
     def set_annotations(self, docs: Iterable[Doc], predictions: FullTransformerBatch) -> None:
@@ -218,16 +208,6 @@ class BetoTransformer(Transformer):
         if self.model.shims[0]._model is not None:
             self._set_width()
         return self
-
-
-def _give_back_memory() -> None:
-    """Hand memory that is free back to the system, where the C library can.
-
-    Arrays of ever other sizes, between words that stay, leave holes in the heap; over a long stream it would grow.
-    """
-    trim = getattr(_C_LIBRARY, "malloc_trim", None)
-    if trim is not None:
-        trim(0)
 
 
 class _PendingUpdate:
