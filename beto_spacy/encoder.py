@@ -45,7 +45,7 @@ from .checkpoint import (
     set_attention_dropout,
     special_tokens,
 )
-from .dropout import QuickAttention, quicken_dropout
+from .cpu_training import QuickLayers, quicken_dropout
 from .errors import EncoderError
 from .onnx_model import OnnxModel
 from .torch_shim import TorchShim, to_device
@@ -230,9 +230,9 @@ class DocGradients(NamedTuple):
     arrays: List[Any]
 
 
-def _attention_contexts() -> Tuple[ContextManager, ContextManager]:
+def _layer_contexts() -> Tuple[ContextManager, ContextManager]:
     """What a layer runs in, beside what is there already: at first, and when it's computed again."""
-    return nullcontext(), QuickAttention()
+    return nullcontext(), QuickLayers()
 
 
 class EncoderShim(TorchShim):
@@ -305,7 +305,7 @@ class EncoderShim(TorchShim):
                     f"The encoder ({type(model).__name__}) can't compute its layers again.",
                     "Set 'gradient_checkpointing' to false.",
                 )
-            model.gradient_checkpointing_enable({"use_reentrant": False, "context_fn": _attention_contexts})
+            model.gradient_checkpointing_enable({"use_reentrant": False, "context_fn": _layer_contexts})
 
     @property
     def encoder(self) -> Any:
@@ -350,7 +350,7 @@ class EncoderShim(TorchShim):
         self.encoder.train()
         if self.mask_rate:
             batches = [(self._masked(ids), mask) for ids, mask in batches]
-        with self._autocast(training=True), QuickAttention():
+        with self._autocast(training=True), QuickLayers():
             outputs = [self._forward(ids, mask) for ids, mask in batches]
 
         def backprop(d_outputs: List[torch.Tensor]) -> None:

@@ -6,6 +6,7 @@ import random
 import shutil
 import unicodedata
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,11 +17,12 @@ import torch
 from conftest import FAMILIES, SENTENCES
 from spacy.tokens import Doc
 from thinc.api import reduce_mean
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModel, AutoTokenizer, BertConfig, BertForMaskedLM, GPT2Config, GPT2Model
 
 from beto_spacy import checkpoint
 from beto_spacy.checkpoint import load_checkpoint, sequence_limit
-from beto_spacy.dropout import CpuDropout, QuickAttention
+from beto_spacy.cpu_training import CpuDropout, QuickLayers
 from beto_spacy.encoder import DocGradients, EncoderShim, Wordpieces, make_batches, make_encoder, suitable_batch
 from beto_spacy.errors import BetoError, EncoderError, ProjectError
 from beto_spacy.listener import make_listener
@@ -519,7 +521,7 @@ def test_attention_with_dropout_and_its_gradients_are_those_of_the_formula(kind)
 
     def ours(query, key, value):
         torch.manual_seed(1)
-        with QuickAttention():
+        with QuickLayers():
             return attend(query, key, value, attn_mask=mask, dropout_p=p)
 
     with torch.no_grad():  # what was dropped is seen where the values are a unit matrix
@@ -544,8 +546,92 @@ def test_attention_that_is_not_known_stays_as_it_is():
         torch.manual_seed(1)
         expected = attend(query, query, query, **settings)
         torch.manual_seed(1)
-        with QuickAttention():
+        with QuickLayers():
             assert torch.equal(attend(query, query, query, **settings), expected)
+
+
+@pytest.mark.parametrize("kind", ["none", "bool", "float", "each"])
+@pytest.mark.parametrize("length", [20, 150])
+def test_attention_in_bf16_is_that_of_the_formula(kind, length):
+    torch.manual_seed(0)
+    p, shape = 0.25, (3, 2, length)
+    query, key, value = (torch.randn(*shape, 8).bfloat16().requires_grad_() for _ in range(3))
+    mask = (torch.arange(length) < torch.tensor([[length], [length - 9], [1]]))[:, None, None]
+    mask = mask.expand(3, 1, length, length)
+    if kind == "none":
+        mask = torch.ones_like(mask)
+    if kind == "each":
+        mask = mask & (torch.rand(mask.shape) < 0.7) | torch.eye(length, dtype=torch.bool)
+    given = {"none": None, "float": torch.zeros(mask.shape).masked_fill(~mask, -torch.inf)}.get(kind, mask)
+
+    def ours(value):
+        torch.manual_seed(1)
+        with torch.autocast("cpu", torch.bfloat16), QuickLayers():
+            return torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=given, dropout_p=p)
+
+    kept = ours(torch.eye(length).bfloat16().expand(*shape, length)).detach() > 0
+    found, expected = ours(value), attention_by_hand(query.float(), key.float(), value.float(), mask, kept, p)
+    assert found.shape == expected.shape and torch.allclose(found.float(), expected, atol=0.1)
+    weights = torch.randn_like(expected)
+    by_hand = torch.autograd.grad((expected * weights).sum(), (query, key, value))
+    for one, other in zip(torch.autograd.grad((found * weights).sum(), (query, key, value)), by_hand):
+        assert (one - other).norm() < 0.02 * other.norm()
+
+
+def test_linear_layers_in_bf16_are_the_same():
+    torch.manual_seed(0)
+    layers = [torch.nn.Linear(12, 5), torch.nn.Linear(12, 7, bias=False), torch.nn.Linear(5, 3)]
+    values = torch.randn(3, 30, 12, requires_grad=True)
+    found = []
+    for context in (nullcontext(), QuickLayers()):
+        with torch.autocast("cpu", torch.bfloat16), context:
+            one, other = layers[0](values), layers[1](values)
+            changed = one.detach().float()
+            first = layers[2](changed)
+            changed += 1  # in its place
+            outputs = [one, other, layers[0](values[0, 0]), first, layers[2](changed), layers[2](changed[:, :0])]
+        loss = sum((output.float() ** 2).sum() for output in outputs)
+        weights = [weight for layer in layers for weight in layer.parameters()]
+        found.append([*outputs, *torch.autograd.grad(loss, [values, *weights])])
+    assert [one.shape for one in found[0]] == [other.shape for other in found[1]]
+    for one, other in zip(*found):
+        assert (one - other).norm() <= 0.01 * one.norm()
+    assert not torch.equal(found[1][3], found[1][4])
+
+
+class Products(TorchDispatchMode):
+    """Notes the sizes of the matrices that are multiplied in bf16."""
+
+    def __init__(self):
+        super().__init__()
+        self.sizes = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func._schema.name in ("aten::mm", "aten::addmm", "aten::bmm") and args[-1].dtype == torch.bfloat16:
+            self.sizes.update((*args[-2].shape[-2:], args[-1].shape[-1]))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_training_in_bf16_has_matrices_of_few_shapes(encoders, monkeypatch, again):
+    monkeypatch.setattr("beto_spacy.encoder.cpu_has_bf16", lambda: True)
+    nlp, strange = spacy.blank("es"), []
+    for quick in (True, False):
+        if not quick:
+            monkeypatch.setattr("beto_spacy.encoder.QuickLayers", nullcontext)
+        model = make_encoder(encoders["bert"], precision="bf16", gradient_checkpointing=again, batch_wordpieces=512)
+        model.initialize()
+        weights = {size for weight in model.shims[0].encoder.parameters() for size in weight.shape}
+        config = model.shims[0].encoder.config
+        weights.add(config.hidden_size // config.num_attention_heads)
+        with Products() as products:
+            for length in (3, 11, 30, 61, 70, 90, 101):
+                batch, backprop = model([nlp(" ".join(["casa"] * length))], is_train=True)
+                features = [data.model_output.last_hidden_state for data in batch.doc_data]
+                backprop(DocGradients([numpy.ones_like(x) for x in features]))
+        assert products.sizes
+        strange.append({size for size in products.sizes if size % 32 and size not in weights})
+    assert not strange[0] and len(strange[1]) > 3
 
 
 def test_training_keeps_little_of_the_attention_over_a_long_document(encoders):

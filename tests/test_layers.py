@@ -12,7 +12,17 @@ import beto_spacy
 
 ROOT = Path(beto_spacy.__file__).parent
 LAYERS = [
-    {"errors", "files", "memory", "divergence", "dropout", "heads.crf", "heads.mst", "heads.biaffine", "heads.tagger"},
+    {
+        "errors",
+        "files",
+        "memory",
+        "divergence",
+        "cpu_training",
+        "heads.crf",
+        "heads.mst",
+        "heads.biaffine",
+        "heads.tagger",
+    },
     {"onnx_model", "settings", "footprint", "benchmark_report"},
     {"formats", "windows", "texts", "checkpoint", "torch_shim", "augment"},
     {"corpus", "encoder", "sequences", "shrink", "heads.layer", "multiwords"},

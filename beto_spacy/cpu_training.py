@@ -1,6 +1,7 @@
-"""Dropout that costs a CPU a third of torch's own: 16 random bits decide on a number, instead of a draw of its own.
+"""What makes training quicker on a CPU: dropout, attention with it, and products of matrices in bf16.
 
-Of layers, by `quicken_dropout`, and of attention's probabilities, by `QuickAttention`.
+Dropout costs a third of torch's own: 16 random bits decide on a number, instead of a draw of its own. That of layers is
+put in by `quicken_dropout`; the rest is there as long as `QuickLayers` lasts.
 """
 
 import math
@@ -10,6 +11,9 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 _LEVELS = 2**16
+#: In bf16, what the number of rows of a linear layer is filled up to a multiple of; and that of attention's windows,
+#: of those that are no shorter than what fp32 is as quick for.
+_ROWS, _LENGTHS, _SHORT = 64, 32, 128
 
 
 def _threshold(p: float) -> int:
@@ -102,13 +106,23 @@ class _Attention(torch.autograd.Function):
         return d_query, d_key, d_value, None, None, None
 
 
-class QuickAttention(TorchFunctionMode):
-    """As long as this context lasts, attention with dropout is quicker on a CPU and keeps 5 bytes a pair of wordpieces.
+class QuickLayers(TorchFunctionMode):
+    """As long as this context lasts, attention with dropout and products of matrices in bf16 are quicker on a CPU.
 
-    torch keeps 12: over a window of 512 wordpieces as much as all the rest of a layer does. Attention that isn't
-    `torch.nn.functional.scaled_dot_product_attention`, or is without dropout, stays as it is. Layers that are computed
-    again for their gradients must be so in this context too.
+    Attention keeps 5 bytes a pair of wordpieces. torch keeps 12: over a window of 512 wordpieces as much as all the
+    rest of a layer does. Attention that isn't `torch.nn.functional.scaled_dot_product_attention`, or is without
+    dropout, stays as it is.
+
+    In bf16 (torch's autocast) oneDNN prepares itself for each new shape, and never forgets a part of that: a quarter of
+    a megabyte of each, and of texts each batch has another. So there are few shapes: the rows of linear layers and long
+    windows are filled up, and attention over short ones is in fp32, for which nothing is prepared.
+
+    Layers that are computed again for their gradients must be so in this context too.
     """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._filled: Optional[Tuple[torch.Tensor, int, torch.Tensor]] = None
 
     def __torch_function__(self, func: Any, types: Any, args: Tuple = (), kwargs: Optional[Dict] = None) -> Any:
         kwargs = kwargs or {}
@@ -116,7 +130,34 @@ class QuickAttention(TorchFunctionMode):
             found = _quick(*args, **kwargs)
             if found is not None:
                 return found
+        elif func is torch.nn.functional.linear and args and _becomes_bf16(args[0]):
+            return self._linear(*args, **kwargs)
         return func(*args, **kwargs)
+
+    def _linear(self, values: torch.Tensor, weight: torch.Tensor, bias: Optional[torch.Tensor] = None) -> torch.Tensor:
+        before = self._filled  # several layers may read the same
+        if before is None or before[0] is not values or before[1] != values._version:
+            rows = values.reshape(-1, values.shape[-1]).to(torch.bfloat16)
+            before = self._filled = (values, values._version, _fill(rows, _ROWS))
+        found = torch.nn.functional.linear(before[2], weight, bias)
+        shape = values.shape[:-1]
+        return found[: shape.numel()].view(*shape, -1)
+
+
+def _becomes_bf16(values: torch.Tensor) -> bool:
+    """Whether autocast computes with these in bf16 on a CPU."""
+    return (
+        values.device.type == "cpu"
+        and values.dtype in (torch.float32, torch.bfloat16)
+        and torch.is_autocast_enabled("cpu")
+        and torch.get_autocast_dtype("cpu") == torch.bfloat16
+    )
+
+
+def _fill(rows: torch.Tensor, multiple: int, value: float = 0.0) -> torch.Tensor:
+    """Append rows, so that their number is a multiple. *Shape:* (..., n_rows, width)"""
+    n_more = -rows.shape[-2] % multiple
+    return torch.nn.functional.pad(rows, (0, 0, 0, n_more), value=value) if n_more else rows
 
 
 def _quick(
@@ -136,4 +177,32 @@ def _quick(
     if attn_mask is not None and attn_mask.requires_grad:
         return None
     scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
-    return _Attention.apply(query, key, value, attn_mask, threshold, scale)
+    if not _becomes_bf16(query):
+        return _Attention.apply(query, key, value, attn_mask, threshold, scale)
+    length = query.shape[-2]
+    if length <= _SHORT:
+        with torch.autocast("cpu", enabled=False):
+            return _Attention.apply(query.float(), key.float(), value.float(), attn_mask, threshold, scale)
+    query, key, value = (_fill(rows, _LENGTHS) for rows in (query, key, value))
+    mask = _mask_beyond(attn_mask, length, query)
+    return _Attention.apply(query, key, value, mask, threshold, scale)[..., :length, :]
+
+
+def _mask_beyond(mask: Optional[torch.Tensor], length: int, query: torch.Tensor) -> Optional[torch.Tensor]:
+    """A mask that also leaves out what was appended to keys. *Shape:* (..., 1 or n_queries, n_keys)
+
+    mask: Of the keys as they were, see `_Attention`.
+    length: How many they were.
+    query: The queries that have the length of the keys now.
+    """
+    n_more = query.shape[-2] - length
+    if not n_more:
+        return mask
+    if mask is None:
+        mask = query.new_zeros((1, length))
+    beyond = 0.0 if mask.dtype == torch.bool else -math.inf
+    if mask.shape[-2] == 1 or mask.stride(-2) == 0:
+        mask = mask[..., :1, :]
+    else:
+        mask = torch.nn.functional.pad(mask, (0, 0, 0, n_more), value=1.0 if mask.dtype == torch.bool else 0.0)
+    return torch.nn.functional.pad(mask, (0, n_more), value=beyond)
