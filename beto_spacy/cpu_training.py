@@ -141,7 +141,7 @@ class QuickLayers(TorchFunctionMode):
             before = self._filled = (values, values._version, _fill(rows, _ROWS))
         found = torch.nn.functional.linear(before[2], weight, bias)
         shape = values.shape[:-1]
-        return found[: shape.numel()].view(*shape, -1)
+        return found[: shape.numel()].view(*shape, found.shape[-1])
 
 
 def _becomes_bf16(values: torch.Tensor) -> bool:
