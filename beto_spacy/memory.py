@@ -5,7 +5,7 @@ import sys
 from typing import Optional
 
 #: Share by which memory may grow before what is free is given back. Every time costs what has to be mapped anew.
-_SLACK = 1 / 8
+_SLACK = 1 / 20
 _C_LIBRARY = ctypes.CDLL(None) if sys.platform == "linux" else None
 _trim = getattr(_C_LIBRARY, "malloc_trim", None)
 _lowest: Optional[int] = None  # resident since it was last given back
@@ -52,7 +52,7 @@ def give_back_memory() -> None:
     """Hand memory that is free back to the system, where the C library can (glibc), if there may be much.
 
     Arrays of ever other sizes, between words that stay, leave holes in the heap, each of which is taken for some size:
-    over a long stream it would grow. There may be much when this process has an eighth more than it had at its least
+    over a long stream it would grow. There may be much when this process has a twentieth more than it had at its least
     since the last time.
     """
     global _lowest

@@ -23,9 +23,10 @@ def test_a_process_does_not_inherit_the_peak_of_its_parent():
         assert peak < 200_000_000
 
 
-def test_memory_is_given_back_when_there_is_an_eighth_more(monkeypatch):
+def test_memory_is_given_back_when_there_is_more(monkeypatch):
     resident, trims = [100], []
     monkeypatch.setattr(memory, "_lowest", None)
+    monkeypatch.setattr(memory, "_SLACK", 1 / 8)
     monkeypatch.setattr(memory, "_resident_pages", lambda: resident[0])
 
     def trim(padding):
