@@ -124,6 +124,10 @@ class QuickLayers(TorchFunctionMode):
         super().__init__()
         self._filled: Optional[Tuple[torch.Tensor, int, torch.Tensor]] = None
 
+    def __exit__(self, *problem: Any) -> None:
+        self._filled = None  # a layer that may be computed again keeps its context
+        super().__exit__(*problem)
+
     def __torch_function__(self, func: Any, types: Any, args: Tuple = (), kwargs: Optional[Dict] = None) -> Any:
         kwargs = kwargs or {}
         if func is torch.nn.functional.scaled_dot_product_attention:
@@ -177,9 +181,9 @@ def _quick(
     if attn_mask is not None and attn_mask.requires_grad:
         return None
     scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
-    if not _becomes_bf16(query):
-        return _Attention.apply(query, key, value, attn_mask, threshold, scale)
     length = query.shape[-2]
+    if not _becomes_bf16(query) or key.shape[-2] != length:
+        return _Attention.apply(query, key, value, attn_mask, threshold, scale)
     if length <= _SHORT:
         with torch.autocast("cpu", enabled=False):
             return _Attention.apply(query.float(), key.float(), value.float(), attn_mask, threshold, scale)
@@ -200,9 +204,9 @@ def _mask_beyond(mask: Optional[torch.Tensor], length: int, query: torch.Tensor)
         return mask
     if mask is None:
         mask = query.new_zeros((1, length))
-    beyond = 0.0 if mask.dtype == torch.bool else -math.inf
+    is_bool = mask.dtype == torch.bool
     if mask.shape[-2] == 1 or mask.stride(-2) == 0:
         mask = mask[..., :1, :]
     else:
-        mask = torch.nn.functional.pad(mask, (0, 0, 0, n_more), value=1.0 if mask.dtype == torch.bool else 0.0)
-    return torch.nn.functional.pad(mask, (0, n_more), value=beyond)
+        mask = _fill(mask, _LENGTHS, float(is_bool))  # a query without any key has no probabilities
+    return torch.nn.functional.pad(mask, (0, n_more), value=0.0 if is_bool else -math.inf)
