@@ -336,7 +336,5 @@ def test_the_calibration_error_by_hand():
 
 def test_no_documents_have_no_entities(trained):
     pipe = trained.get_pipe("ner")
-    assert pipe.predict([]) == [] and [len(found.starts) for found in pipe.predict([trained.make_doc("")] * 2)] == [
-        0,
-        0,
-    ]
+    assert pipe.predict([]) == []
+    assert [len(found.starts) for found in pipe.predict([trained.make_doc("")] * 2)] == [0, 0]
