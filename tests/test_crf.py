@@ -8,6 +8,12 @@ import torch
 from beto_spacy.heads import crf
 
 
+@pytest.fixture(params=["tree", "steps"], autouse=True)
+def way(request, monkeypatch):
+    """Everything holds both ways."""
+    monkeypatch.setattr(crf, "_goes_by_steps", lambda potentials: request.param == "steps")
+
+
 def random_potentials(n_sequences=3, length=4, n_labels=2, seed=0, scale=2.0):
     generator = torch.Generator().manual_seed(seed)
     size = crf.n_tags(n_labels)

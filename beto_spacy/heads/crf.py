@@ -1,9 +1,10 @@
 """A linear-chain conditional random field over entity tags, in torch: exact, batched, and without a loop over tokens.
 
 Sums over all tag sequences, and the best of them, are products of matrices in the semirings (log-sum, +) and (max, +).
-Products are associative, so they are computed as a tree: the depth is the logarithm of the length. The model is that of
-Lafferty, McCallum and Pereira (2001); missing annotation is summed over, as in Tsuboi et al. (2008). Pure torch: spaCy
-and thinc are in `ner.py`.
+Products are associative, so they are computed as a tree: the depth is the logarithm of the length. Where a CPU predicts
+it goes from token to token instead, if that is quicker, see `crf_steps.py`. The model is that of Lafferty, McCallum and
+Pereira (2001); missing annotation is summed over, as in Tsuboi et al. (2008). Pure torch: spaCy and thinc are in
+`ner.py`.
 
 Tags follow the BIO scheme: 0 is O; of the label with number ``n``, ``1 + 2n`` begins a span and ``2 + 2n`` goes on
 with it. What the scheme forbids has no probability at all.
@@ -14,8 +15,12 @@ from typing import Any, List, NamedTuple, Tuple
 
 import torch
 
+from .crf_steps import Chains, best_tags, chain_sums, sort_chains
+
 #: Log-potential of what is forbidden: its exponential is zero, and sums of it are still finite.
 FORBIDDEN = -1e5
+#: On a CPU longer sequences go up the tree, unless there are so many that steps of all of them are worth it.
+_LONG, _MANY = 128, 16
 
 
 def n_tags(n_labels: int) -> int:
@@ -108,6 +113,23 @@ class Potentials(NamedTuple):
         )
 
 
+def _in_scheme(potentials: Potentials) -> Tuple[torch.Tensor, torch.Tensor]:
+    """The starts and the transitions without what the scheme forbids."""
+    n_labels, device = potentials.emissions.shape[2] // 2, potentials.emissions.device
+    starts = potentials.starts.masked_fill(~allowed_starts(n_labels).to(device), FORBIDDEN)
+    return starts, potentials.transitions.masked_fill(~allowed_transitions(n_labels).to(device), FORBIDDEN)
+
+
+def _goes_by_steps(potentials: Potentials) -> bool:
+    n_sequences, length, _ = potentials.emissions.shape
+    return potentials.emissions.device.type == "cpu" and (length <= _LONG or n_sequences >= _MANY)
+
+
+def _chains(potentials: Potentials) -> Chains:
+    tensors = (potentials.emissions, *_in_scheme(potentials), potentials.lengths)
+    return sort_chains(*(tensor.detach().numpy() for tensor in tensors))
+
+
 def step_matrices(potentials: Potentials) -> torch.Tensor:
     """The log-potential of each tag at a token, given the tag before it; beyond the end, that of staying as one is.
 
@@ -116,11 +138,8 @@ def step_matrices(potentials: Potentials) -> torch.Tensor:
 
     *Shape:* (n_tags, n_tags, length, n_sequences): [tag before, tag]
     """
-    emissions, starts, transitions, lengths = potentials
-    n_labels = emissions.shape[2] // 2
-    device = emissions.device
-    starts = starts.masked_fill(~allowed_starts(n_labels).to(device), FORBIDDEN)
-    transitions = transitions.masked_fill(~allowed_transitions(n_labels).to(device), FORBIDDEN)
+    emissions, lengths, device = potentials.emissions, potentials.lengths, potentials.emissions.device
+    starts, transitions = _in_scheme(potentials)
     by_tag = emissions.permute(2, 1, 0).contiguous()
     matrices = transitions[:, :, None, None] + by_tag[None]
     matrices[:, :, 0] = (starts[:, None] + by_tag[:, 0])[None]
@@ -238,6 +257,8 @@ def viterbi(potentials: Potentials) -> torch.Tensor:
 
     It always follows the scheme.
     """
+    if _goes_by_steps(potentials):
+        return torch.from_numpy(best_tags(_chains(potentials)))
     matrices = step_matrices(potentials)
     size, _, length, n_sequences = matrices.shape
     levels: List[Tuple[torch.Tensor, torch.Tensor]] = []
@@ -282,10 +303,12 @@ class ForwardBackward(NamedTuple):
 
 
 def forward_backward(potentials: Potentials) -> ForwardBackward:
-    """Compute the forward and backward sums of all tokens.
+    """Compute the forward and backward sums of all tokens; on a CPU by steps, in double precision, if that is quicker.
 
     Up the tree go products of matrices; down it goes, for each part, what comes before it and what follows it.
     """
+    if _goes_by_steps(potentials):
+        return ForwardBackward(*map(torch.from_numpy, chain_sums(_chains(potentials))))
     matrices = step_matrices(potentials)
     size, _, length, n_sequences = matrices.shape
     levels: List[_Scaled] = []

@@ -169,10 +169,10 @@ class BetoEntityRecognizer(TorchHead):
     def set_annotations(self, docs: Iterable[Doc], scores: List[FoundSpans]) -> None:
         """Set the entities that were found beside those that are there."""
         key, least = self.settings["spans_key"], self.settings["min_confidence"]
-        names = self.labels
+        keys = [self.vocab.strings.add(label) for label in self.labels]
         for doc, found in zip(docs, scores):
             every = zip(found.starts.tolist(), found.ends.tolist(), found.labels.tolist())
-            spans = [Span(doc, start, end, label=names[label]) for start, end, label in every]
+            spans = [Span(doc, start, end, label=keys[label]) for start, end, label in every]
             confidences = found.confidences.tolist()
             doc.spans[key] = SpanGroup(doc, name=key, attrs={"confidences": confidences}, spans=spans)
             new = [span for span, confidence in zip(spans, confidences) if confidence >= least]
