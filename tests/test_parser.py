@@ -272,10 +272,11 @@ def test_the_loss_is_the_sum_of_cross_entropies(trained):
         side = 0 if head == 0 else 1 if head < i + 1 else 2
         labels = torch.stack([left @ weight @ right for weight in p.label_weight])
         labels = labels + (left @ p.label_sides).reshape(3, -1)[side]
-        hidden = p.hidden_dependent[i] + p.hidden_sides[side]
-        hidden = hidden + (p.hidden_root if head == 0 else p.hidden_head[head - 1])
-        hidden = sum((p.hidden_child[j] for j in children), hidden)
-        hidden = sum((p.hidden_sibling[j] for j in siblings), hidden)
+        of_dependent, of_head, of_child, of_sibling = p.hidden.chunk(4, dim=1)
+        hidden = of_dependent[i] + p.hidden_sides[side]
+        hidden = hidden + (p.hidden_root if head == 0 else of_head[head - 1])
+        hidden = sum((of_child[j] for j in children), hidden)
+        hidden = sum((of_sibling[j] for j in siblings), hidden)
         hidden = torch.cat([torch.nn.functional.gelu(hidden), torch.ones(1)])
         labels = labels + p.hidden_labels @ hidden
         expected -= torch.log_softmax(labels, 0)[pipe.labels.index(label)].item()

@@ -13,11 +13,12 @@ biaffine form, and by a hidden layer. Pure torch: spaCy is in `parser.py`, trees
 from typing import NamedTuple, Tuple
 
 import torch
+from torch.nn.functional import embedding
 
 #: Where the next group of distances begins: 1, 2, 3, 4, 5-6, 7-9, 10-14, 15-22, 23 and more.
 _DISTANCES = (2, 3, 4, 5, 7, 10, 15, 23)
 #: Words whose labels are scored at once on the CPU, so that what is between stays in its cache.
-_CHUNK = 64
+_CHUNK = 256
 #: And pairs of words, for what stands between them.
 _PAIRS = 1 << 14
 #: Ways in which words part others.
@@ -34,9 +35,8 @@ class Projections(NamedTuple):
     arc_root, label_root: The root of it all as a head. *Shape:* (arc_width,), (label_width,)
     arc_weight: *Shape:* (arc_width + 1, arc_width)
     arc_places: By kind of place, see `head_places`. *Shape:* (arc_width + 1, N_PLACES)
-    hidden_dependent, hidden_head, hidden_child, hidden_sibling: What a word adds to the hidden layer of its own label,
-        of its dependents' labels, of its head's label, and of those of its head's other dependents. *Shape:* (n_words,
-        hidden_width)
+    hidden: What a word adds to the hidden layer of its own label, of its dependents' labels, of its head's label, and
+        of those of its head's other dependents, side by side. *Shape:* (n_words, 4 * hidden_width)
     gates: How much each word parts those on its sides, in each way, from 0. *Shape:* (n_words, N_GATES)
     gate_dependents, gate_heads: What a word thinks of a head behind so much, and the head of the word; first those of
         heads before the word, then after it. *Shape:* (arc_width + 1, 2 * N_GATES), (arc_width, 2 * N_GATES)
@@ -52,10 +52,7 @@ class Projections(NamedTuple):
     label_dependent: torch.Tensor
     label_head: torch.Tensor
     label_child: torch.Tensor
-    hidden_dependent: torch.Tensor
-    hidden_head: torch.Tensor
-    hidden_child: torch.Tensor
-    hidden_sibling: torch.Tensor
+    hidden: torch.Tensor
     gates: torch.Tensor
     arc_root: torch.Tensor
     label_root: torch.Tensor
@@ -119,8 +116,7 @@ class BiaffineProjections(torch.nn.Module):
         gates = torch.nn.functional.softplus(self.gates(vectors))
         arcs = (self.arc_weight, self.arc_places, self.gate_dependents, self.gate_heads)
         labels = (self.label_weight, self.label_sides, self.hidden_root, self.hidden_sides, self.hidden_labels)
-        hidden = self.hidden(vectors).chunk(4, dim=1)
-        return Projections(*projected, *hidden, gates, self.arc_root, self.label_root, *arcs, *labels)
+        return Projections(*projected, self.hidden(vectors), gates, self.arc_root, self.label_root, *arcs, *labels)
 
 
 def _with_one(tensor: torch.Tensor) -> torch.Tensor:
@@ -148,8 +144,8 @@ def score_arcs(projections: Projections, words: torch.Tensor, lengths: torch.Ten
     *Shape of the result:* (n_sentences, length, 1 + length): [dependent, head]; the first head is the root. Arcs to
     words beyond the end, and of words to themselves, have minus infinity.
     """
-    dependents = _with_one(projections.arc_dependent[words])
-    heads = _with_root(projections.arc_head[words], projections.arc_root)
+    dependents = _with_one(embedding(words, projections.arc_dependent))
+    heads = _with_root(embedding(words, projections.arc_head), projections.arc_root)
     length = words.shape[1]
     by_place = dependents @ projections.arc_places
     kinds = head_places(length, words.device).expand(len(words), -1, -1)
@@ -171,30 +167,33 @@ def _score_between(
     """
     length = words.shape[1]
     at_once = max(1, _PAIRS // (length * length)) if words.device.type == "cpu" else len(words)
-    own, other = dependents @ projections.gate_dependents, heads @ projections.gate_heads
-    parts = zip(*(tensor.split(at_once) for tensor in (projections.gates[words], own, other)))
-    return torch.cat([_weigh_between(*(tensor.transpose(1, 2) for tensor in part)) for part in parts])
+    own, other = dependents @ projections.gate_dependents, heads[:, 1:] @ projections.gate_heads
+    weights = torch.cat([own, other], dim=2).unflatten(2, (4, N_GATES))
+    parts = zip(embedding(words, projections.gates).split(at_once), weights.split(at_once))
+    return torch.nn.functional.pad(torch.cat([_weigh_between(*part) for part in parts]), (1, 0))
 
 
-def _weigh_between(gates: torch.Tensor, own: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-    """gates: *Shape:* (n_sentences, N_GATES, length)
-    own, other: Weights of dependents and of heads, the root first. *Shape:* (n_sentences, 2 * N_GATES, length), and 1
-        more
+def _weigh_between(gates: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """gates: *Shape:* (n_sentences, length, N_GATES)
+    weights: Of words as dependents of heads before and after them, and as heads before and after their dependents.
+        *Shape:* (n_sentences, length, 4, N_GATES)
+    *Shape of the result:* (n_sentences, length, length)
     """
-    # The sums up to each word, with it and without it; of the root there is nothing.
-    upto = torch.nn.functional.pad(gates.cumsum(dim=2), (1, 0))
-    before = torch.nn.functional.pad(upto[:, :, :-1], (1, 0))
-    # One of the two is below zero, that of the wrong side.
-    sides = before[:, :, 1:, None] - upto[:, :, None], before[:, :, None] - upto[:, :, 1:, None]
+    # The sums up to each word, with it and without it.
+    upto = gates.cumsum(dim=1)
+    before = torch.nn.functional.pad(upto[:, :-1], (0, 0, 1, 0))
+    rows, columns = (tensor.transpose(1, 2)[:, None] for tensor in (upto, before))
+    # One of the two is below zero, that of the wrong side. *Shape:* (n_sentences, length, N_GATES, length)
+    sides = before[..., None] - rows, columns - upto[..., None]
     between = torch.maximum(*sides).clamp_min(0.0).log1p()
-    (own_before, own_after), (other_before, other_after) = own.chunk(2, dim=1), other.chunk(2, dim=1)
-    places = torch.arange(1 + gates.shape[2], device=gates.device)
-    weight = torch.where(
-        places[None, :] < places[1:, None],
-        own_before[..., None] + other_before[:, :, None],
-        own_after[..., None] + other_after[:, :, None],
+    # What is between is the same seen from both words.
+    own_before, own_after, other_before, other_after = (weights @ between).unbind(2)
+    places = torch.arange(gates.shape[1], device=gates.device)
+    return torch.where(
+        places[None, :] < places[:, None],
+        own_before + other_before.transpose(1, 2),
+        own_after + other_after.transpose(1, 2),
     )
-    return (between * weight).sum(dim=1) * (places > 0)
 
 
 def score_labels(projections: Projections, words: torch.Tensor, heads: torch.Tensor) -> torch.Tensor:
@@ -207,10 +206,14 @@ def score_labels(projections: Projections, words: torch.Tensor, heads: torch.Ten
     n_labels, size, _ = projections.label_weight.shape
     places = torch.arange(1, 1 + words.shape[1], device=words.device)
     sides = torch.where(heads == 0, 0, torch.where(heads < places, 1, 2))
-    children = projections.label_child[words]
-    sums = _sum_by_head(children, heads)
-    own = _with_one(projections.label_dependent[words] + sums).reshape(-1, size)
-    chosen = _of_heads(projections.label_head[words] + sums, projections.label_root, children, heads)
+    # Whose head each word is: sums over dependents and choices of heads are products of matrices.
+    hangs = (heads[:, None] == places[:, None]).to(projections.label_child.dtype)  # [sentence, head, dependent]
+    children = embedding(words, projections.label_child)
+    sums = hangs @ children
+    own = _with_one(embedding(words, projections.label_dependent) + sums).reshape(-1, size)
+    on_root = (heads == 0)[:, :, None]
+    states = embedding(words, projections.label_head) + sums
+    chosen = _of_heads(states, projections.label_root, hangs, on_root) - children.masked_fill(on_root, 0.0)
     chosen = _with_one(chosen).reshape(-1, size)
     weight = projections.label_weight.permute(1, 0, 2).reshape(size, n_labels * size)
     at_once = _CHUNK if words.device.type == "cpu" else max(1, len(own))
@@ -218,25 +221,19 @@ def score_labels(projections: Projections, words: torch.Tensor, heads: torch.Ten
     scores = torch.cat([((a @ weight).unflatten(-1, (n_labels, size)) @ b[..., None])[..., 0] for a, b in pairs])
     by_side = (own @ projections.label_sides).unflatten(-1, (3, n_labels))
     scores = scores + by_side[torch.arange(len(own), device=words.device), sides.reshape(-1)]
-    siblings = projections.hidden_sibling[words]
-    states = projections.hidden_head[words] + _sum_by_head(siblings, heads)
-    hidden = projections.hidden_dependent[words] + _sum_by_head(projections.hidden_child[words], heads)
-    hidden = hidden + _of_heads(states, projections.hidden_root, siblings, heads) + projections.hidden_sides[sides]
-    by_hidden = _with_one(torch.nn.functional.gelu(hidden)) @ projections.hidden_labels.T
+    of_dependent, of_head, of_child, of_sibling = embedding(words, projections.hidden).chunk(4, dim=2)
+    by_children, by_siblings = (hangs @ torch.cat([of_child, of_sibling], dim=2)).chunk(2, dim=2)
+    of_heads = _of_heads(of_head + by_siblings, projections.hidden_root, hangs, on_root)
+    hidden = of_dependent + by_children + of_heads - of_sibling.masked_fill(on_root, 0.0)
+    hidden = hidden + projections.hidden_sides[sides]
+    weight, bias = projections.hidden_labels[:, :-1], projections.hidden_labels[:, -1]
+    by_hidden = torch.nn.functional.linear(torch.nn.functional.gelu(hidden), weight, bias)
     return scores.unflatten(0, words.shape) + by_hidden
 
 
-def _sum_by_head(states: torch.Tensor, heads: torch.Tensor) -> torch.Tensor:
-    """The sums of the states of each word's dependents."""
-    n_sentences, length, width = states.shape
-    sums = states.new_zeros((n_sentences, 1 + length, width))
-    return sums.scatter_add(1, heads[:, :, None].expand(-1, -1, width), states)[:, 1:]
-
-
-def _of_heads(states: torch.Tensor, root: torch.Tensor, own: torch.Tensor, heads: torch.Tensor) -> torch.Tensor:
-    """The states of the words' heads, less the words' own part of them."""
-    found = _with_root(states, root).gather(1, heads[:, :, None].expand(-1, -1, states.shape[2]))
-    return found - own * (heads > 0)[:, :, None]
+def _of_heads(states: torch.Tensor, root: torch.Tensor, hangs: torch.Tensor, on_root: torch.Tensor) -> torch.Tensor:
+    """The states of the words' heads."""
+    return hangs.transpose(1, 2) @ states + on_root * root
 
 
 def tree_loss(arcs: torch.Tensor, heads: torch.Tensor, is_tree: torch.Tensor) -> torch.Tensor:

@@ -99,8 +99,6 @@ def chain_sums(chains: Chains) -> Tuple[numpy.ndarray, numpy.ndarray, numpy.ndar
     upto = (numpy.log(scales[0]) + taken).cumsum(axis=0)
     taken[:-1], taken[-1] = taken[1:], 0.0
     after = (numpy.log(scales[1]) + taken)[::-1].cumsum(axis=0)[::-1]
-    logs = (
-        numpy.log(numpy.maximum(part, _LEAST)) + out[:, None] for part, out in ((forward, upto), (backward, after))
-    )
+    logs = (numpy.log(numpy.maximum(part, _LEAST)) + out[:, None] for part, out in ((forward, upto), (backward, after)))
     by_sequence = [chains.unsorted(part.transpose(2, 0, 1)) for part in logs]
     return by_sequence[0], by_sequence[1], chains.unsorted(upto[-1])

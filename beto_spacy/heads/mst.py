@@ -13,6 +13,8 @@ from ufal.chu_liu_edmonds import chu_liu_edmonds
 
 #: Of words, that spans are kept of at once: what is kept stays in the cache.
 _PAIRS = 1 << 18
+#: How much dearer arcs from the root are at first, as a share of how far apart scores are.
+_DEARER = 0.1
 
 
 def best_trees(
@@ -73,12 +75,18 @@ def _arborescence(scores: numpy.ndarray) -> numpy.ndarray:
     n = len(scores)
     square = numpy.full((n + 1, n + 1), numpy.nan)
     square[1:] = scores
-    square[numpy.arange(n + 1), numpy.arange(n + 1)] = numpy.nan
-    # So dear that a second word on the root never pays: a single one always suffices.
-    finite = scores[numpy.isfinite(scores)]
-    square[1:, 0] -= (n + 1) * (finite.max() - finite.min() + 1.0)
-    heads, _ = chu_liu_edmonds(square)
-    return numpy.asarray(heads[1:], dtype="i8")
+    square.reshape(-1)[:: n + 2] = numpy.nan  # no arc from a word to itself
+    possible = numpy.isfinite(scores)
+    spread = float(scores.max() - scores.min(where=possible, initial=numpy.inf)) + 1.0
+    # As one arc of a tree comes from the root, all of them may be dearer. The dearer they are, the longer takes the
+    # search: with a tenth of this, often the best tree of all has a single one; so dear, a second one never pays.
+    for dearer in (_DEARER * spread, (n + 1) * spread):
+        dear = square.copy()
+        dear[1:, 0] -= dearer
+        heads = numpy.asarray(chu_liu_edmonds(dear)[0][1:], dtype="i8")
+        if (heads == 0).sum() == 1:
+            break
+    return heads
 
 
 def _eisner(scores: numpy.ndarray, lengths: Sequence[int]) -> numpy.ndarray:
