@@ -11,7 +11,6 @@ so that which wordpieces belong to which token is known by construction.
 import json
 import tempfile
 from contextlib import nullcontext
-from itertools import accumulate
 from itertools import chain as flatten
 from pathlib import Path
 from typing import Any, Callable, ContextManager, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
@@ -54,11 +53,11 @@ from .windows import (
     PUNCTUATION,
     SENTENCE,
     TOKEN,
-    Window,
     check_window,
     cut_windows,
     length_buckets,
     pad_rows,
+    ranges,
 )
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16, "int8": None}
@@ -109,30 +108,39 @@ class Wordpieces:
             words[0] = words[0][len(self._mark) :]
         return [piece.id for word in words if word for piece in self._model.tokenize(word)]
 
-    def __call__(self, doc: Doc) -> Tuple[numpy.ndarray, numpy.ndarray]:
-        """Encode a document.
+    def __call__(self, docs: Sequence[Doc]) -> Tuple[numpy.ndarray, numpy.ndarray]:
+        """Encode documents, each form of a word once.
 
-        Returns the wordpieces' ids, and how many each token has. *Shapes:* (n_pieces,), (n_tokens,)
+        Returns the wordpieces' ids, of all documents in a row, and how many each token has. *Shapes:* (n_pieces,),
+        (n_tokens,)
         """
-        attrs = doc.to_array([ORTH, SPACY, IS_SPACE])
-        orths = attrs[:, 0].tolist()
-        blank = attrs[:, 2].astype(bool)
+        nothing = numpy.zeros((0, 3), dtype="u8")
+        attrs = numpy.concatenate([nothing, *(doc.to_array([ORTH, SPACY, IS_SPACE]) for doc in docs)])
+        ends = numpy.cumsum([len(doc) for doc in docs], dtype="i8")
+        forms, first, which = numpy.unique(attrs[:, 0], return_index=True, return_inverse=True)
+        spaced = numpy.zeros(len(forms), dtype=bool)
         if self._mark:
-            before = numpy.empty(len(doc), dtype=bool)
-            before[:1] = self._marks_start
-            before[1:] = attrs[:-1, 1]
-            for i in numpy.flatnonzero(blank[:-1]):
-                before[i + 1] |= doc[int(i)].text.endswith(" ")
-            keys = list(zip(orths, before.tolist()))
-        else:
-            keys = [(orth, False) for orth in orths]
+            after_space = self._after_space(docs, attrs, ends)
+            kinds, first, which = numpy.unique(2 * which + after_space, return_index=True, return_inverse=True)
+            forms, spaced = forms[kinds // 2], kinds % 2 == 1
+        keys = list(zip(forms.tolist(), spaced.tolist()))
         pieces = [self._cache.get(key) for key in keys]
-        if None in pieces:
-            pieces = [
-                self._lookup(doc, i, key) if ids is None else ids for i, (key, ids) in enumerate(zip(keys, pieces))
-            ]
-        lengths = numpy.fromiter(map(len, pieces), dtype="i4", count=len(pieces))
-        return numpy.fromiter(flatten.from_iterable(pieces), dtype="i8", count=int(lengths.sum())), lengths
+        for n in [n for n, ids in enumerate(pieces) if ids is None]:
+            number = int(numpy.searchsorted(ends, first[n], side="right"))
+            pieces[n] = self._lookup(docs[number], int(first[n] - ends[number]), keys[n])
+        sizes = numpy.fromiter(map(len, pieces), dtype="i8", count=len(pieces))
+        ids = numpy.fromiter(flatten.from_iterable(pieces), dtype="i8", count=int(sizes.sum()))
+        return ids[ranges((numpy.cumsum(sizes) - sizes)[which], sizes[which])], sizes[which].astype("i4")
+
+    def _after_space(self, docs: Sequence[Doc], attrs: numpy.ndarray, ends: numpy.ndarray) -> numpy.ndarray:
+        """Whether a space, or what stands for one, is before each token. *Shape:* (n_tokens,)"""
+        found = numpy.roll(attrs[:, 1].astype(bool), 1)
+        starts = (ends - [len(doc) for doc in docs])[[len(doc) > 0 for doc in docs]]
+        for i in numpy.flatnonzero(attrs[:-1, 2]).tolist():
+            number = int(numpy.searchsorted(ends, i, side="right"))
+            found[i + 1] |= docs[number][i - int(ends[number])].text.endswith(" ")
+        found[starts] = self._marks_start
+        return found
 
     def _lookup(self, doc: Doc, i: int, key: Tuple[int, bool]) -> List[int]:
         ids = self._cache.get(key)
@@ -514,26 +522,50 @@ class _DocPlan(NamedTuple):
     """How a document goes through the encoder.
 
     lengths: How many wordpieces each token has. *Shape:* (n_tokens,)
-    windows: Its windows.
-    ids: The sequences of the windows one after another, special tokens included. *Shape:* (n_rows,)
+    ids: The sequences of its windows one after another, special tokens included. *Shape:* (n_rows,)
     sizes: How long each of them is.
+    rows: Where in that the wordpieces of its tokens are read. *Shape:* (n_pieces,)
     """
 
     lengths: numpy.ndarray
-    windows: List[Window]
     ids: numpy.ndarray
     sizes: List[int]
+    rows: numpy.ndarray
 
 
-def _plan(model: Model, doc: Doc, capacity: int) -> _DocPlan:
-    wordpieces = model.shims[0].wordpieces
-    ids, lengths = wordpieces(doc)
-    quality = _cut_quality(doc, lengths) if len(ids) > capacity else None
-    windows = cut_windows(len(ids), capacity, context=model.attrs["context"], quality=quality)
-    parts = [part for w in windows for part in (wordpieces.prefix, ids[w.left : w.right], wordpieces.suffix)]
-    n_special = len(wordpieces.prefix) + len(wordpieces.suffix)
-    sequences = numpy.concatenate(parts).astype("i8", copy=False) if parts else ids
-    return _DocPlan(lengths, windows, sequences, [w.right - w.left + n_special for w in windows])
+def _make_plans(model: Model, docs: Sequence[Doc]) -> List[_DocPlan]:
+    capacity, context = _window_size(model), model.attrs["context"]
+    prefix, suffix = model.shims[0].wordpieces.prefix, model.shims[0].wordpieces.suffix
+    ids, lengths = model.shims[0].wordpieces(docs)
+    token_ends = numpy.cumsum([len(doc) for doc in docs], dtype="i8")
+    piece_ends = numpy.concatenate([[0], numpy.cumsum(lengths)])[token_ends].tolist()
+    windows, n_windows, first = [], [], 0  # windows by their places among all wordpieces
+    for doc, token_end, piece_end in zip(docs, token_ends.tolist(), piece_ends):
+        n = piece_end - first
+        quality = _cut_quality(doc, lengths[token_end - len(doc) : token_end]) if n > capacity else None
+        of_doc = cut_windows(n, capacity, context=context, quality=quality)
+        windows += [(w.start + first, w.end + first, w.left + first, w.right + first) for w in of_doc]
+        n_windows.append(len(of_doc))
+        first = piece_end
+    start, end, left, right = numpy.asarray(windows, dtype="i8").reshape(-1, 4).T
+    sizes = right - left + len(prefix) + len(suffix)
+    ends = numpy.cumsum(sizes)
+    begins = ends - sizes
+    sequences = numpy.empty(int(sizes.sum()), dtype="i8")
+    sequences[ranges(begins + len(prefix), right - left)] = ids[ranges(left, right - left)]
+    for i, piece in enumerate(prefix):
+        sequences[begins + i] = piece
+    for i, piece in enumerate(reversed(suffix)):
+        sequences[ends - 1 - i] = piece
+    rows = ranges(begins + len(prefix) + start - left, end - start)
+    plans, first_window, first_piece, first_row, first_token = [], 0, 0, 0, 0
+    for token_end, piece_end, n in zip(token_ends.tolist(), piece_ends, n_windows):
+        of_doc = sizes[first_window : first_window + n].tolist()
+        row_end = first_row + sum(of_doc)
+        at = (rows[first_piece:piece_end] - first_row).astype("i4")
+        plans.append(_DocPlan(lengths[first_token:token_end], sequences[first_row:row_end], of_doc, at))
+        first_window, first_piece, first_row, first_token = first_window + n, piece_end, row_end, token_end
+    return plans
 
 
 class SharedRows:
@@ -605,21 +637,13 @@ def _doc_data(plan: _DocPlan, state: Any, shim: EncoderShim, xp: Any, width: int
     """
     if not len(plan.lengths):
         return TransformerData.empty()
-    if not plan.windows:  # only white space: the listener gives zero vectors
-        ids = numpy.full((1, 1), shim.tokenizer.pad_token_id, dtype="i8")
-        state, rows = xp.zeros((1, 1, width), dtype="f"), numpy.zeros(0, dtype="i4")
-    else:
-        state = state.reshape((1, -1, width))
-        ids = plan.ids[None]
-        starts = accumulate([len(shim.wordpieces.prefix), *plan.sizes[:-1]])
-        rows = numpy.concatenate(
-            [numpy.arange(s + w.start - w.left, s + w.end - w.left, dtype="i4") for s, w in zip(starts, plan.windows)]
-        )
+    ids = plan.ids[None]
+    if not plan.sizes:  # only white space: the listener gives zero vectors
+        ids, state = numpy.full((1, 1), shim.tokenizer.pad_token_id, dtype="i8"), xp.zeros((1, width), dtype="f")
     output = ModelOutput()
-    output["last_hidden_state"] = state
-    return TransformerData(
-        wordpieces=_DocWordpieces(shim.tokenizer, ids), model_output=output, align=Ragged(rows, plan.lengths)
-    )
+    output["last_hidden_state"] = state.reshape((1, -1, width))
+    align = Ragged(plan.rows, plan.lengths)
+    return TransformerData(wordpieces=_DocWordpieces(shim.tokenizer, ids), model_output=output, align=align)
 
 
 class _Batches(NamedTuple):
@@ -639,8 +663,7 @@ class _Batches(NamedTuple):
 
 def make_batches(model: Model[List[Doc], EncoderBatch], docs: Sequence[Doc]) -> _Batches:
     """Encode documents as wordpieces, and put sequences of like length together."""
-    capacity = _window_size(model)
-    plans = [_plan(model, doc, capacity) for doc in docs]
+    plans = _make_plans(model, docs)
     ids = numpy.concatenate([numpy.zeros(0, dtype="i8"), *(plan.ids for plan in plans)])
     sizes = numpy.asarray(list(flatten.from_iterable(plan.sizes for plan in plans)), dtype="i8")
     firsts = numpy.cumsum(sizes) - sizes
@@ -662,9 +685,7 @@ def _in_order(outputs: List[torch.Tensor], buckets: List[numpy.ndarray], sizes: 
     for bucket, output in zip(buckets, outputs):
         places[bucket] = offset + output.shape[1] * numpy.arange(len(bucket))
         offset += output.shape[0] * output.shape[1]
-    ends = numpy.cumsum(sizes)
-    where = numpy.repeat(places - (ends - sizes), sizes) + numpy.arange(ends[-1])
-    return torch2xp(flat[to_device(where, flat.device)])
+    return torch2xp(flat[to_device(ranges(places, sizes), flat.device)])
 
 
 def _forward(

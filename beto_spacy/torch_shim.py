@@ -31,6 +31,15 @@ def _without_onednn() -> Iterator[None]:
 _PINNED = 1 << 16
 
 
+#: How many times as much of a head's work a GPU does at once: there each call costs, not what it keeps in a cache.
+_MORE_ON_GPU = 8
+
+
+def at_once(number: int, device: torch.device) -> int:
+    """How much is worked on at once on a device, given what suits a CPU."""
+    return number * _MORE_ON_GPU if device.type == "cuda" else number
+
+
 def to_device(array: numpy.ndarray, device: torch.device) -> torch.Tensor:
     """An array as a tensor on a device. A GPU fetches a large one while the processor goes on."""
     tensor = torch.from_numpy(array)

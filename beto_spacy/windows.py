@@ -110,6 +110,12 @@ def length_buckets(lengths: Sequence[int], budget: int) -> List[NDArray[numpy.in
     return buckets
 
 
+def ranges(firsts: NDArray[numpy.integer], sizes: NDArray[numpy.integer]) -> NDArray[numpy.integer]:
+    """Runs of numbers, one after another: ``sizes[i]`` of them from ``firsts[i]`` on. *Shape:* (sum of sizes,)"""
+    ends = numpy.cumsum(sizes)
+    return numpy.repeat(firsts - (ends - sizes), sizes) + numpy.arange(ends[-1] if len(ends) else 0)
+
+
 def pad_rows(
     flat: NDArray[numpy.integer], firsts: NDArray[numpy.integer], lengths: NDArray[numpy.integer], fill: int = 0
 ) -> Tuple[NDArray[numpy.integer], NDArray[numpy.bool_]]:

@@ -7,6 +7,8 @@ import torch
 
 from beto_spacy.heads import crf
 
+_GOES_BY_STEPS = crf._goes_by_steps
+
 
 @pytest.fixture(params=["tree", "steps"], autouse=True)
 def way(request, monkeypatch):
@@ -175,3 +177,10 @@ def test_the_divergence_is_that_of_all_sequences(temperature):
     same = crf.divergence(crf.Potentials(*leaves, other.lengths), other, temperature)
     assert float(same.detach()) == pytest.approx(0.0, abs=1e-9)
     assert all(gradient.abs().max() < 1e-9 for gradient in torch.autograd.grad(same, leaves))
+
+
+@pytest.mark.parametrize(
+    "n_sequences, length, expected", [(1, 100, True), (20, 20, True), (2, 500, False), (16, 500, True)]
+)
+def test_steps_are_for_short_sequences_and_for_many(n_sequences, length, expected):
+    assert _GOES_BY_STEPS(random_potentials(n_sequences=n_sequences, length=length)) is expected

@@ -414,11 +414,11 @@ def test_the_words_that_are_kept_are_bounded_and_come_to_the_same(encoders, monk
     nlp = spacy.blank("es")
     text = " ".join(SENTENCES * 3)
     tokenizer = load_checkpoint(encoders["bert"]).tokenizer
-    expected = Wordpieces(tokenizer)(nlp(text))
+    expected = Wordpieces(tokenizer)([nlp(text)])
     monkeypatch.setattr("beto_spacy.encoder._CACHE_SIZE", 5)
     few = Wordpieces(tokenizer)
     for _ in range(2):
-        ids, lengths = few(nlp(text))
+        ids, lengths = few([nlp(text)])
         assert ids.tolist() == expected[0].tolist() and lengths.tolist() == expected[1].tolist()
     assert 0 < len(few._cache) <= 5 and len(few._older) == 5
 

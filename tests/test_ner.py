@@ -98,6 +98,14 @@ def test_pipe_equals_call(trained):
         assert [e._.confidence for e in one.ents] == pytest.approx([e._.confidence for e in other.ents], abs=1e-5)
 
 
+@pytest.mark.parametrize("amount", [1, 10, 1_000_000])
+def test_it_is_the_same_however_much_is_worked_on_at_once(trained, monkeypatch, amount):
+    docs = [doc_of(trained, text) for text, _ in SENTENCES] * 3
+    expected = [entities(trained(doc.copy())) for doc in docs]
+    monkeypatch.setattr("beto_spacy.heads.ner.at_once", lambda number, device: amount)
+    assert [entities(doc) for doc in trained.pipe(docs)] == expected
+
+
 def test_it_is_the_same_after_saving(trained, tmp_path):
     trained.to_disk(tmp_path / "model")
     assert {p.name for p in (tmp_path / "model" / "ner").iterdir()} == {"cfg", "model.safetensors", "tok2vec"}

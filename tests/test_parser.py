@@ -15,6 +15,7 @@ from beto_spacy.heads import biaffine
 from beto_spacy.heads.mst import are_trees, best_trees
 from beto_spacy.heads.parser import _MOST_WORDS, _heads_with_one_root, _likeliest_heads
 from beto_spacy.heads.senter import _SHAPES, _WINDOW, token_shapes
+from beto_spacy.torch_shim import at_once
 
 CNN = {
     "@architectures": "spacy.HashEmbedCNN.v2",
@@ -104,6 +105,18 @@ def test_pipe_equals_call_and_saving_changes_nothing(trained, tmp_path):
     assert together == [tree(trained(doc.copy())) for doc in docs]
     assert together == [tree(other(Doc(other.vocab, words=[t.text for t in doc]))) for doc in docs]
     assert (tmp_path / "model" / "parser" / "model.safetensors").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("amount", [1, 50, 1_000_000])
+def test_it_is_the_same_however_much_is_worked_on_at_once(trained, monkeypatch, amount):
+    docs = [doc_of(trained, sentences, annotated=False) for sentences in (SENTENCES, SENTENCES[1:], SENTENCES[::2])]
+    expected = [tree(trained(doc.copy())) for doc in docs]
+    monkeypatch.setattr("beto_spacy.heads.parser.at_once", lambda number, device: amount)
+    assert [tree(doc) for doc in trained.pipe(docs)] == expected
+
+
+def test_a_gpu_works_on_more_at_once():
+    assert at_once(100, torch.device("cpu")) == 100 < at_once(100, torch.device("cuda"))
 
 
 def test_projective_trees_on_demand(trained):

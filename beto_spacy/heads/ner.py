@@ -17,7 +17,7 @@ from thinc.api import Model
 from thinc.types import Floats2d
 
 from ..errors import CorpusError
-from ..torch_shim import to_device
+from ..torch_shim import at_once, to_device
 from ..windows import INSIDE_TOKEN, PUNCTUATION, SENTENCE, TOKEN, cut_windows, length_buckets, pad_rows
 from . import crf
 from .base import TorchHead, default_model, lowest
@@ -26,7 +26,7 @@ from .layer import Outputs, blank_tokens, make_torch_layer, paragraph_starts
 _DEFAULT_MODEL = default_model("beto_spacy.CRF.v1", dropout=0.1)
 #: Tokens of a sequence of the random field at most; a longer document is cut where a sentence ends.
 _MOST_TOKENS = 2_000
-#: Padded tokens that are worked on at once.
+#: Padded tokens that are worked on at once, on a CPU.
 _BATCH_TOKENS = 8_192
 
 
@@ -330,7 +330,7 @@ def _batches(docs: Sequence[Doc], outputs: Outputs, possible: Optional[torch.Ten
     doc_of, sizes = numpy.asarray(numbers, dtype="i8"), numpy.asarray([len(piece) for piece in pieces], dtype="i8")
     words_of, firsts = numpy.concatenate([numpy.zeros(0, dtype="i8"), *pieces]), numpy.cumsum(sizes) - sizes
     first_of = (numpy.cumsum(outputs.lengths) - outputs.lengths)[doc_of]
-    for bucket in length_buckets(sizes, _BATCH_TOKENS):
+    for bucket in length_buckets(sizes, at_once(_BATCH_TOKENS, device)):
         tokens, _ = pad_rows(words_of, firsts[bucket], sizes[bucket])
         where = to_device(tokens + first_of[bucket][:, None], device)
         lengths = to_device(sizes[bucket], device)

@@ -18,7 +18,7 @@ from thinc.types import Floats2d
 
 from ..divergence import categorical_divergence
 from ..errors import CorpusError
-from ..torch_shim import to_device
+from ..torch_shim import at_once, to_device
 from ..windows import length_buckets, pad_rows
 from .base import TorchHead, default_model
 from .biaffine import BiaffineProjections, Projections, score_arcs, score_labels, tree_loss
@@ -29,7 +29,7 @@ _DEFAULT_WIDTHS = {"arc_width": 128, "label_width": 32, "hidden_width": 128}
 _DEFAULT_MODEL = default_model("beto_spacy.Biaffine.v1", **_DEFAULT_WIDTHS, dropout=0.2)
 #: Words of a sentence at most; a longer one is cut into several.
 _MOST_WORDS = 1_000
-#: Padded words, and padded pairs of words, that are worked on at once.
+#: Padded words, and padded pairs of words, that are worked on at once, on a CPU.
 _BATCH_WORDS = 4_096
 _BATCH_PAIRS = 1 << 19
 _ROOT_LABEL = "ROOT"
@@ -175,11 +175,7 @@ class BetoDependencyParser(TorchHead):
         for doc, parse in zip(docs, scores):
             if not len(doc):
                 continue
-            heads = parse.heads.copy()
-            starts = _sentence_starts(doc)
-            for i in numpy.flatnonzero(parse.labels < 0):  # whitespace
-                before = i - 1 if i and not starts[i] else i + 1
-                heads[i] = before if 0 <= before < len(doc) and not (before > i and starts[before]) else i
+            heads = _hang_spaces(doc, parse)
             offsets = (heads - numpy.arange(len(doc))).astype("i8").view("u8")
             doc.from_array([HEAD, DEP], numpy.stack([offsets, numbers[parse.labels]], axis=1))
 
@@ -248,6 +244,18 @@ class BetoDependencyParser(TorchHead):
             goal_labels = score_labels(goal.projections, goal.words, heads)
             loss = loss + categorical_divergence(labels, goal_labels, temperature)[batch.is_word].sum()
         return loss
+
+
+def _hang_spaces(doc: Doc, parse: Parse) -> numpy.ndarray:
+    """The heads, also of white space: the word before it in its sentence, or else that after it."""
+    spaces = numpy.flatnonzero(parse.labels < 0).tolist()
+    if not spaces:
+        return parse.heads
+    heads, starts = parse.heads.copy(), _sentence_starts(doc)
+    for i in spaces:
+        before = i - 1 if i and not starts[i] else i + 1
+        heads[i] = before if 0 <= before < len(doc) and not (before > i and starts[before]) else i
+    return heads
 
 
 def _sentence_starts(doc: Doc) -> numpy.ndarray:
@@ -324,11 +332,11 @@ def _batches(docs: Sequence[Doc], starts: Sequence[Optional[numpy.ndarray]], out
     firsts = numpy.cumsum(lengths) - lengths
     projections = Projections(*outputs.tensors)
     device = projections.arc_head.device
-    for bucket in length_buckets(lengths, _BATCH_WORDS):
+    for bucket in length_buckets(lengths, at_once(_BATCH_WORDS, device)):
         longest = int(lengths[bucket[0]])
-        at_once = max(1, _BATCH_PAIRS // (longest * longest))
-        for i in range(0, len(bucket), at_once):
-            chosen = bucket[i : i + at_once]
+        size = max(1, at_once(_BATCH_PAIRS, device) // (longest * longest))
+        for i in range(0, len(bucket), size):
+            chosen = bucket[i : i + size]
             n_words = lengths[chosen]
             places, real = pad_rows(words, firsts[chosen], n_words)
             on_device = (to_device(array, device) for array in (places, n_words))

@@ -83,8 +83,8 @@ _SHAPES: Tuple[Callable[[str], bool], ...] = (
 
 
 @lru_cache(maxsize=20_000)
-def _shape(word: str) -> Tuple[bool, ...]:
-    return tuple(asks(word) for asks in _SHAPES)
+def _shape(word: str) -> bytes:
+    return bytes(map(bool, (asks(word) for asks in _SHAPES)))
 
 
 def token_shapes(docs: Sequence[Doc]) -> Tuple[numpy.ndarray, numpy.ndarray]:
@@ -99,15 +99,16 @@ def token_shapes(docs: Sequence[Doc]) -> Tuple[numpy.ndarray, numpy.ndarray]:
     is_word = is_blank == 0
     forms, places = numpy.unique(keys, return_inverse=True)
     strings = docs[0].vocab.strings
-    shapes = numpy.zeros((len(forms) + 1, len(_SHAPES)), dtype=bool)
-    for row, form in zip(shapes, forms):
-        row[:] = _shape(strings[form])
+    nothing = bytes(len(_SHAPES))
+    shapes = b"".join([*(_shape(strings[form]) for form in forms.tolist()), nothing])
+    table = numpy.frombuffer(shapes, dtype=bool).reshape(-1, len(_SHAPES))
     gap = max(map(abs, _WINDOW))  # of nothing, between documents
     number = numpy.maximum(numpy.cumsum(is_word) - 1, 0)
     at = number + gap * (1 + numpy.repeat(numpy.arange(len(docs)), document_lengths(docs)))
     row_of = numpy.full(len(keys) + gap * (len(docs) + 1), len(forms))
     row_of[at[is_word]] = places.reshape(-1)[is_word]
-    seen = shapes[row_of[at[:, None] + numpy.asarray(_WINDOW)]].reshape(len(keys), len(_WINDOW) * len(_SHAPES))
+    rows = row_of[at[:, None] + numpy.asarray(_WINDOW)]
+    seen = table.take(rows, axis=0).reshape(len(keys), len(_WINDOW) * len(_SHAPES))
     words = numpy.flatnonzero(is_word)
     before = numpy.arange(len(keys))
     before[words] = numpy.roll(words, 1)
