@@ -538,14 +538,14 @@ def _make_plans(model: Model, docs: Sequence[Doc]) -> List[_DocPlan]:
     prefix, suffix = model.shims[0].wordpieces.prefix, model.shims[0].wordpieces.suffix
     ids, lengths = model.shims[0].wordpieces(docs)
     token_ends = numpy.cumsum([len(doc) for doc in docs], dtype="i8")
-    piece_ends = numpy.concatenate([[0], numpy.cumsum(lengths)])[token_ends].tolist()
-    windows, n_windows, first = [], [], 0  # windows by their places among all wordpieces
-    for doc, token_end, piece_end in zip(docs, token_ends.tolist(), piece_ends):
-        n = piece_end - first
+    piece_ends = numpy.concatenate([[0], numpy.cumsum(lengths)])[token_ends]
+    windows, number_of, first = [], [], 0  # windows by their places among all wordpieces, and their documents
+    for number, (token_end, piece_end) in enumerate(zip(token_ends.tolist(), piece_ends.tolist())):
+        doc, n = docs[number], piece_end - first
         quality = _cut_quality(doc, lengths[token_end - len(doc) : token_end]) if n > capacity else None
-        of_doc = cut_windows(n, capacity, context=context, quality=quality)
-        windows += [(w.start + first, w.end + first, w.left + first, w.right + first) for w in of_doc]
-        n_windows.append(len(of_doc))
+        for w in cut_windows(n, capacity, context=context, quality=quality):
+            windows.append((w.start + first, w.end + first, w.left + first, w.right + first))
+            number_of.append(number)
         first = piece_end
     start, end, left, right = numpy.asarray(windows, dtype="i8").reshape(-1, 4).T
     sizes = right - left + len(prefix) + len(suffix)
@@ -557,15 +557,13 @@ def _make_plans(model: Model, docs: Sequence[Doc]) -> List[_DocPlan]:
         sequences[begins + i] = piece
     for i, piece in enumerate(reversed(suffix)):
         sequences[ends - 1 - i] = piece
-    rows = ranges(begins + len(prefix) + start - left, end - start)
-    plans, first_window, first_piece, first_row, first_token = [], 0, 0, 0, 0
-    for token_end, piece_end, n in zip(token_ends.tolist(), piece_ends, n_windows):
-        of_doc = sizes[first_window : first_window + n].tolist()
-        row_end = first_row + sum(of_doc)
-        at = (rows[first_piece:piece_end] - first_row).astype("i4")
-        plans.append(_DocPlan(lengths[first_token:token_end], sequences[first_row:row_end], of_doc, at))
-        first_window, first_piece, first_row, first_token = first_window + n, piece_end, row_end, token_end
-    return plans
+    window_ends = numpy.searchsorted(number_of, numpy.arange(len(docs)), side="right")
+    row_ends = numpy.concatenate([[0], ends])[window_ends]
+    first_rows = numpy.concatenate([[0], row_ends])[number_of]
+    rows = ranges(begins + len(prefix) + start - left - first_rows, end - start).astype("i4")
+    arrays = ((lengths, token_ends), (sequences, row_ends), (sizes, window_ends), (rows, piece_ends))
+    parts = zip(*(numpy.split(array, cuts[:-1]) for array, cuts in arrays))
+    return [_DocPlan(n, ids, of_windows.tolist(), at) for _, (n, ids, of_windows, at) in zip(docs, parts)]
 
 
 class SharedRows:
