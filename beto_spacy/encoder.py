@@ -344,9 +344,10 @@ class EncoderShim(TorchShim):
         batches: Ids and mask of each, int64. *Shape:* (n_sequences, length)
         Returns the hidden states of each. *Shape:* (n_sequences, length, width)
         """
-        self.encoder.eval()
         if isinstance(self.encoder, OnnxModel):
             return self.encoder.predict(batches)
+        if self.encoder.training:
+            self.encoder.eval()
         with torch.inference_mode(), self._autocast():
             return [self._forward(ids, mask) for ids, mask in batches]
 

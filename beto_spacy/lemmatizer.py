@@ -75,6 +75,13 @@ def make_beto_lemmatizer(
     return BetoLemmatizer(nlp.vocab, name, tables=tables, overwrite=overwrite, scorer=scorer)
 
 
+class _KeepsNothing(dict):
+    """A dictionary that stays empty."""
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        pass
+
+
 class BetoLemmatizer(Pipe):
     """Sets the lemma of each token. Nothing of it is trained by gradients: it's complete when it's initialized.
 
@@ -99,6 +106,7 @@ class BetoLemmatizer(Pipe):
         self._single: Dict[str, Tuple[str, bool]] = {}
         self._tables = Lookups()
         self._rules = SpanishLemmatizer(vocab, None, mode="rule")
+        self._rules.cache = _KeepsNothing()  # its own has no bound, and there is one here
         self._known: Dict[str, Set[str]] = {}
         self._cache: Dict[Tuple[int, int, int, int], str] = {}
 
@@ -156,12 +164,13 @@ class BetoLemmatizer(Pipe):
     def lemmatize(self, token: Token) -> str:
         """The lemma of a token, as its part of speech and its features want it."""
         key = (token.orth, token.pos, token.morph.key, token.lemma)
-        if key not in self._cache:
+        lemma = self._cache.get(key)
+        if lemma is None:
             if len(self._cache) >= _CACHE_SIZE:
-                self._cache.clear()
+                self._cache = {}
             own = token.text if token.pos_ in ("PROPN", "") else token.lower_
-            self._cache[key] = self._find(token) or token.lemma_ or own
-        return self._cache[key]
+            lemma = self._cache[key] = self._find(token) or token.lemma_ or own
+        return lemma
 
     def _find(self, token: Token) -> str:
         """What the corpus or the tables say; nothing if they don't."""
@@ -221,7 +230,6 @@ class BetoLemmatizer(Pipe):
         if pos == "PRON" and low in _PRONOUNS:
             return _PRONOUNS[low]
         found = self._rules.rule_lemmatize(token)[0].strip()  # a space stands for the pronouns that it doesn't find
-        self._rules.cache.clear()  # it has no bound, and there is one here
         if pos in ("VERB", "AUX"):
             lemma = self._verb(token, found)
             return "ir" if pos == "VERB" and lemma == "ser" and _PAST_OF_IR.match(low) else lemma
