@@ -26,7 +26,8 @@ def make_listener(
     pooling: How the vectors of a token's wordpieces become one, such as ``reduce_mean.v1``.
     grad_factor: Factor on the gradient that this head sends to the encoder; 0 leaves the encoder alone.
     upstream: Name of the transformer component to listen to; ``*`` for any.
-    Raises EncoderError in prediction when no transformer ran over the documents, or another one over its features.
+    Raises EncoderError in prediction when no transformer ran over the documents, or another one over its features, or
+        when they have other tokens by now.
     """
     install_extensions()
     reader = transformer_listener_tok2vec_v1(pooling, grad_factor, upstream)
@@ -71,6 +72,14 @@ def _forward(model: Model, docs: List[Doc], is_train: bool) -> Tuple[List[Floats
                     f"The features of the transformer '{listener.upstream_name}' were replaced by those of "
                     f"'{writers[-1]}' before a component read them.",
                     "Put each transformer right before the components that read it.",
+                )
+        for doc, data in zip(docs, features):
+            if len(data.align.lengths) != len(doc):
+                raise EncoderError(
+                    "B334",
+                    f"A document has {len(doc)} tokens, and had {len(data.align.lengths)} when the transformer "
+                    f"'{listener.upstream_name}' read it.",
+                    "Put a component that merges or splits tokens after all that read the transformer, or before it.",
                 )
     if listener is not None and not missing and not is_train and not _has_weights(model.get_ref("pooling")):
         places = [getattr(data, "shared", None) for data in features]

@@ -60,11 +60,26 @@ def make_beto_transformer(
     return BetoTransformer(nlp.vocab, model, set_extra_annotations, name=name)
 
 
+@Language.factory("beto_doc_cleaner")
+def make_doc_cleaner(nlp: Language, name: str) -> Callable[[Doc], Doc]:
+    """Build what drops the features of a transformer, so that memory stays flat over a long stream.
+
+    spaCy's `doc_cleaner` also takes away the document's tensor, without which it has no vectors and can't be cut.
+    """
+    install_extensions()
+    return _drop_features
+
+
+def _drop_features(doc: Doc) -> Doc:
+    doc._.trf_data = None
+    return doc
+
+
 class BetoTransformer(Transformer):
     """Runs the encoder over documents and keeps the features at `doc._.trf_data` for the heads that listen.
 
-    The features stay on the documents until they are dropped; end a pipeline with spaCy's `doc_cleaner`
-    (``attrs = {"_.trf_data": null}``) to drop them after their last reader.
+    The features stay on the documents until they are dropped; end a pipeline with `beto_doc_cleaner` to drop them after
+    their last reader.
 
     vocab: The pipeline's vocabulary.
     model: The encoder, ``beto_spacy.Encoder.v1``.

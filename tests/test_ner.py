@@ -98,6 +98,15 @@ def test_pipe_equals_call(trained):
         assert [e._.confidence for e in one.ents] == pytest.approx([e._.confidence for e in other.ents], abs=1e-5)
 
 
+def test_entities_can_be_merged_where_no_spans_are_kept(trained):
+    nlp = spacy.blank("es").from_config(trained.config).from_bytes(trained.to_bytes())
+    nlp.get_pipe("ner").settings["spans_key"] = None
+    nlp.add_pipe("merge_entities")
+    doc = nlp(doc_of(nlp, SENTENCES[0][0]))
+    assert [token.text for token in doc if token.ent_type_] == ["María Gómez", "Buenos Aires", "Pedro"]
+    assert len(doc.spans) == 0 and doc.to_bytes() and doc.ents[0]._.confidence is None
+
+
 @pytest.mark.parametrize("amount", [1, 10, 1_000_000])
 def test_it_is_the_same_however_much_is_worked_on_at_once(trained, monkeypatch, amount):
     docs = [doc_of(trained, text) for text, _ in SENTENCES] * 3
@@ -319,6 +328,10 @@ def test_a_pipeline_is_calibrated_in_its_place(trained, tmp_path):
     other = spacy.load(tmp_path / "model")
     assert other.get_pipe("ner").cfg["temperature"] == pytest.approx(chosen["ner"]["temperature"])
     assert sorted(p.name for p in tmp_path.iterdir()) == ["dev.iob", "model"]
+    (tmp_path / "model" / "notes.md").write_text("mine", encoding="utf8")
+    (tmp_path / "link").symlink_to(tmp_path / "model")
+    calibrate_model(tmp_path / "link", [tmp_path / "dev.iob"])
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "model" / "notes.md").read_text(encoding="utf8") == "mine"
     with pytest.raises(ProjectError, match="B550"):
         calibrate_model(tmp_path, [tmp_path / "dev.iob"])
     spacy.blank("es").to_disk(tmp_path / "blank")

@@ -4,6 +4,7 @@ import gc
 import pickle
 import subprocess
 import sys
+import threading
 import tracemalloc
 import warnings
 from copy import deepcopy
@@ -12,6 +13,7 @@ import numpy
 import pytest
 import spacy
 import torch
+from spacy.language import Language
 from spacy.tokens import Doc, Span
 from spacy.training import Example
 from spacy_transformers.data_classes import TransformerData
@@ -19,6 +21,7 @@ from thinc.api import Adam, fix_random_seed, get_current_ops
 
 from beto_spacy.encoder import DocGradients
 from beto_spacy.errors import BetoError, EncoderError
+from beto_spacy.torch_shim import TorchShim, _without_onednn
 
 LISTENER = {"@architectures": "beto_spacy.Listener.v1", "pooling": {"@layers": "reduce_mean.v1"}, "grad_factor": 1.0}
 TAGGER = {"@architectures": "spacy.Tagger.v2", "tok2vec": LISTENER}
@@ -191,6 +194,47 @@ def test_features_of_two_transformers_are_not_confused(encoders):
         two_transformers(encoders, ["first", "second", "tagger", "morphologizer"])("María vive en Lima.")
 
 
+def test_tokens_that_were_merged_since_are_not_taken_for_those_that_were_read(trained):
+    nlp = spacy.blank("es").from_config(trained.config).from_bytes(trained.to_bytes())
+
+    @Language.component("merge_the_first_two")
+    def merge(doc):
+        with doc.retokenize() as retokenizer:
+            retokenizer.merge(doc[:2])
+        return doc
+
+    nlp.add_pipe("merge_the_first_two", after="transformer")
+    with pytest.raises(EncoderError, match="B334.*has 4 tokens, and had 5"):
+        nlp("María vive en Lima.")
+
+
+def test_threads_may_annotate_at_once(trained):
+    """Prediction leaves modules in evaluation: dropout set in one thread would be in the middle of another's."""
+    docs = [trained.make_doc("María vive en Lima."), trained.make_doc("El sol sale.")]
+    expected = [annotation(trained(doc.copy())) for doc in docs]
+    shims = [shim for _, pipe in trained.pipeline for node in pipe.model.walk() for shim in node.shims]
+    modules = [shim._model for shim in shims if isinstance(shim, TorchShim)]
+    assert modules and not any(module.training for module in modules)
+    found = {}
+
+    def work(number):
+        found[number] = [annotation(trained(doc.copy())) for doc in docs * 5]
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [found[number] for number in range(3)] == [expected * 5] * 3
+    before = torch.backends.mkldnn.enabled
+    _without_onednn.__enter__()  # one thread goes in, another one too, and the first one comes out
+    _without_onednn.__enter__()
+    _without_onednn.__exit__()
+    assert not torch.backends.mkldnn.enabled
+    _without_onednn.__exit__()
+    assert torch.backends.mkldnn.enabled == before
+
+
 def test_a_stock_listener_reads_it_beside_another_layer(encoders):
     """The ensemble of spaCy adds up what its two halves send back."""
     listener = {**LISTENER, "@architectures": "spacy-transformers.TransformerListener.v1"}
@@ -257,9 +301,10 @@ def test_features_are_dropped_when_asked(trained, tmp_path):
     assert isinstance(trained("Hola")._.trf_data, TransformerData)
     trained.to_disk(tmp_path / "model")
     nlp = spacy.load(tmp_path / "model")
-    nlp.add_pipe("doc_cleaner", config={"attrs": {"_.trf_data": None}})
+    nlp.add_pipe("beto_doc_cleaner")
     doc = nlp("María vive en Lima.")
     assert doc._.trf_data is None
+    assert not doc.has_vector and doc[:2].as_doc().text == "María vive "
     assert annotation(doc) == annotation(trained("María vive en Lima."))
 
 

@@ -69,13 +69,14 @@ class FoundSpans(NamedTuple):
     default_score_weights={"ents_f": 1.0, "ents_p": 0.0, "ents_r": 0.0, "ents_per_type": None},
 )
 def make_beto_ner(
-    nlp: Language, name: str, model: Model, min_confidence: float, spans_key: str, scorer: Optional[Callable]
+    nlp: Language, name: str, model: Model, min_confidence: float, spans_key: Optional[str], scorer: Optional[Callable]
 ) -> "BetoEntityRecognizer":
     """Build a `BetoEntityRecognizer`.
 
     model: ``beto_spacy.CRF.v1``.
     min_confidence: An entity that is less probable isn't set in `doc.ents`; 0 to 1.
-    spans_key: Where in `doc.spans` all entities that were found are, with their probabilities.
+    spans_key: Where in `doc.spans` all entities that were found are, with their probabilities; None for nowhere. spaCy
+        doesn't move what is there: None where a component such as `merge_entities` merges tokens later.
     scorer: ``spacy.ner_scorer.v1``.
     """
     return BetoEntityRecognizer(
@@ -112,7 +113,7 @@ class BetoEntityRecognizer(TorchHead):
         name: str = "beto_ner",
         *,
         min_confidence: float = 0.0,
-        spans_key: str = "entities",
+        spans_key: Optional[str] = "entities",
         scorer: Optional[Callable] = None,
     ):
         if not 0.0 <= min_confidence <= 1.0:
@@ -174,7 +175,8 @@ class BetoEntityRecognizer(TorchHead):
             every = zip(found.starts.tolist(), found.ends.tolist(), found.labels.tolist())
             spans = [Span(doc, start, end, label=keys[label]) for start, end, label in every]
             confidences = found.confidences.tolist()
-            doc.spans[key] = SpanGroup(doc, name=key, attrs={"confidences": confidences}, spans=spans)
+            if key is not None:
+                doc.spans[key] = SpanGroup(doc, name=key, attrs={"confidences": confidences}, spans=spans)
             new = [span for span, confidence in zip(spans, confidences) if confidence >= least]
             iob, types = doc.to_array([ENT_IOB, ENT_TYPE]).reshape(-1, 2).T
             before = list(doc.ents) if types.any() else []
