@@ -57,6 +57,19 @@ def load_pipeline(model: Union[str, Path], *, gpu: int = -1, vocab: Optional[Voc
         ) from error
 
 
+def check_pipeline_place(dest: Union[str, Path], source: Union[str, Path]) -> None:
+    """Raise ProjectError if what is where a pipeline is to be written is none, or is or has the one that it's made of.
+
+    dest: The folder to write; a pipeline that is there will be replaced.
+    source: The pipeline that is read, a folder or a package.
+    """
+    dest, source = Path(dest).resolve(), Path(source).resolve()
+    if dest == source or dest in source.parents:
+        raise ProjectError("B566", f"'{dest}' is the pipeline that is read, or has it in it.", "Name another folder.")
+    if dest.exists() and not (dest / "meta.json").is_file():
+        raise ProjectError("B566", f"'{dest}' is there and is no pipeline.", "Name another folder, or remove it first.")
+
+
 #: What stands for whitespace that would break a line or a column.
 _SIGNS = str.maketrans({"\n": "\u23ce", "\r": "\u240d", "\t": "\u21e5"})
 

@@ -3,6 +3,7 @@
 A component that can be calibrated has a method `calibrate`, which takes examples and returns what it chose.
 """
 
+import shutil
 from pathlib import Path
 from typing import Any, Dict, Sequence, Union
 
@@ -33,7 +34,9 @@ def calibrate_model(model: Union[str, Path], corpora: Sequence[Union[str, Path]]
         raise ProjectError(
             "B551", f"None of {', '.join(nlp.pipe_names)} can be calibrated.", "Train one that can, such as beto_ner."
         )
-    with new_folder(model) as part:
+    place = Path(model).resolve()  # what a link leads to, and not the link
+    with new_folder(place) as part:
+        shutil.copytree(place, part, dirs_exist_ok=True)  # with it goes what else is there
         nlp.to_disk(part)
     return chosen
 

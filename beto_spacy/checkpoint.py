@@ -163,11 +163,7 @@ def load_checkpoint(name: Union[str, Path]) -> Checkpoint:
         raise
     except Exception as error:
         if remote:
-            raise EncoderError(
-                "B306",
-                f"The encoder '{name}' could not be fetched from the hub ({_first_line(error)}).",
-                "Check the name and the network, download it once and give the folder, or use an encoder that is here.",
-            ) from error
+            raise not_fetched(name, error) from error
         raise EncoderError(
             "B307",
             f"The encoder in '{name}' could not be loaded ({_first_line(error)}).",
@@ -175,6 +171,15 @@ def load_checkpoint(name: Union[str, Path]) -> Checkpoint:
         ) from error
     check_complete(name, loading["missing_keys"])
     return Checkpoint(model.float(), tokenizer)
+
+
+def not_fetched(name: Union[str, Path], error: BaseException) -> EncoderError:
+    """What to say of an encoder that isn't here and can't be had from the hub."""
+    return EncoderError(
+        "B306",
+        f"The encoder '{name}' could not be fetched from the hub ({_first_line(error)}).",
+        "Check the name and the network, download it once and give the folder, or use an encoder that is here.",
+    )
 
 
 @contextmanager

@@ -117,7 +117,7 @@ def evaluate_command(model: str, corpora: Tuple[Path, ...], output: Path, gpu: i
 @click.argument("model")
 @click.argument("gold", type=click.Path(path_type=Path))
 @click.option("--gpu", default=-1, show_default=True, help="Number of the GPU; -1 for the CPU.")
-@click.option("--output", type=click.Path(path_type=Path), help="Write the figures as JSON.")
+@click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="Write the figures as JSON.")
 def conll18_command(model: str, gold: Path, gpu: int, output: Optional[Path]) -> None:
     """Score MODEL on the raw text of the treebank GOLD (CoNLL-U) as the CoNLL 2018 shared task does."""
     from .evaluate import evaluate_raw, render_raw
@@ -135,7 +135,9 @@ def conll18_command(model: str, gold: Path, gpu: int, output: Optional[Path]) ->
 @click.option("--format", "format_", type=click.Choice(["conllu"]), default="conllu", show_default=True)
 @click.option("--expand/--merged", default=True, show_default=True, help="Take contractions and enclitics apart.")
 @click.option("--gpu", default=-1, show_default=True, help="Number of the GPU; -1 for the CPU.")
-@click.option("--output", type=click.Path(path_type=Path), help="The file to write; by default it's printed.")
+@click.option(
+    "--output", type=click.Path(path_type=Path, dir_okay=False), help="The file to write; by default it's printed."
+)
 def annotate_command(
     model: str, texts: Tuple[str, ...], format_: str, expand: bool, gpu: int, output: Optional[Path]
 ) -> None:
@@ -175,7 +177,10 @@ def calibrate_command(model: Path, corpora: Tuple[Path, ...], gpu: int) -> None:
 @click.option("--width", default=128, show_default=True, help="Of the hidden states.")
 @click.option("--heads", default=4, show_default=True, help="Attention heads.")
 @click.option("--max-length", default=512, show_default=True, help="The longest sequence, in wordpieces.")
-@click.option("--like", help="An encoder whose kind, size and vocabulary are taken: a folder, beto-mini, a hub name.")
+@click.option(
+    "--like",
+    help="An encoder whose kind, size and vocabulary are taken instead: a folder, beto-mini, a hub name.",
+)
 @click.option("--seed", default=0, show_default=True)
 def build_encoder_command(texts: Tuple[Path, ...], dest: Path, **options: Any) -> None:
     """Build a small BERT with random weights in DEST, its vocabulary trained on TEXTS.
@@ -209,7 +214,7 @@ def clean_texts_command(sources: Tuple[str, ...], dest: Path, **options: Any) ->
 @click.option("--evaluate", is_flag=True, help="Measure the encoder WHAT on the held-out texts REST.")
 @click.option("--throughput", is_flag=True, help="Measure its speed beside a bare loop's; REST are overrides only.")
 @click.option("--restart", is_flag=True, help="Forget the checkpoints of an earlier run.")
-@click.option("--output", type=click.Path(path_type=Path), help="Write what was measured as JSON.")
+@click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="Write what was measured as JSON.")
 def pretrain_command(
     what: Path, rest: Tuple[str, ...], evaluate: bool, throughput: bool, restart: bool, output: Optional[Path]
 ) -> None:
@@ -297,11 +302,14 @@ def compare_command(
     from .compare import compare_trainings, parse_variant, render_comparison
 
     paths, overrides = _split_overrides(corpora)
+    named = dict(map(parse_variant, variants))
+    if len(named) < len(variants):
+        raise click.UsageError("Two variants have the same name.")
     if not all(seed.strip().isdigit() for seed in seeds.split(",")):
         raise click.UsageError(f"'{seeds}' are no seeds: write whole numbers, separated by commas.")
     comparison = compare_trainings(
         config,
-        dict(map(parse_variant, variants)),
+        named,
         paths,
         seeds=[int(seed) for seed in seeds.split(",")],
         overrides=overrides,
@@ -315,7 +323,7 @@ def compare_command(
 @click.argument("dest", type=click.Path(path_type=Path))
 @click.argument("sources", nargs=-1, required=True)
 @click.option("--max-loss", default=0.3, show_default=True, help="Points that any score may lose.")
-@click.option("--output", type=click.Path(path_type=Path), help="Write the figures as JSON.")
+@click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="Write the figures as JSON.")
 def quantize_command(model: str, dest: Path, sources: Tuple[str, ...], max_loss: float, output: Optional[Path]) -> None:
     """Write MODEL with its encoder in 8-bit integers to DEST, after measuring on SOURCES what that costs.
 
@@ -336,7 +344,7 @@ def quantize_command(model: str, dest: Path, sources: Tuple[str, ...], max_loss:
 @click.argument("dest", nargs=-1, required=True, type=click.UNPROCESSED)
 @click.option("--corpus", "corpora", multiple=True, help="An annotated corpus to score both on.")
 @click.option("--gpu", default=-1, show_default=True, help="Number of the GPU; -1 for the CPU.")
-@click.option("--output", type=click.Path(path_type=Path), help="Write the figures as JSON.")
+@click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="Write the figures as JSON.")
 def distill_command(
     teacher: str, config: Path, dest: Tuple[str, ...], corpora: Tuple[str, ...], gpu: int, output: Optional[Path]
 ) -> None:

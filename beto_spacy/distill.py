@@ -26,7 +26,7 @@ from spacy_transformers.data_classes import TransformerData
 from thinc.api import Adam, Optimizer, torch2xp, warmup_linear, xp2torch
 from transformers.modeling_outputs import ModelOutput
 
-from .annotate import load_pipeline
+from .annotate import check_pipeline_place, load_pipeline
 from .checkpoint import Checkpoint, Size, check_size, set_dropout
 from .corpus import load_docs
 from .divergence import categorical_divergence
@@ -183,7 +183,7 @@ def distill(
     dest = Path(dest)
     nlp = load_pipeline(teacher, gpu=gpu)
     transformer = _find_transformer(nlp, teacher)
-    _check_place(dest, nlp)
+    check_pipeline_place(dest, nlp.path)
     _check_settings(objective, training, transformer)
     kept, new_size = _plan_student(student, transformer)
     golds = {str(corpus): load_docs(corpus, nlp) for corpus in corpora}
@@ -238,13 +238,6 @@ def _find_transformer(nlp: Language, teacher: Union[str, Path]) -> BetoTransform
             path=teacher,
         )
     return found[0]
-
-
-def _check_place(dest: Path, nlp: Language) -> None:
-    is_pipeline = (dest / "meta.json").is_file()
-    if dest.exists() and (not is_pipeline or dest.resolve() == Path(nlp.path).resolve()):
-        what = "is the teacher" if is_pipeline else "is there and is no pipeline"
-        raise ProjectError("B566", f"'{dest}' {what}.", "Name another folder, or remove it first.")
 
 
 def _check_settings(objective: Objective, training: Training, transformer: BetoTransformer) -> None:

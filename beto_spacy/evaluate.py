@@ -71,7 +71,8 @@ from .conllu import (
     layers_of,
     value_of,
 )
-from .errors import BetoError, CorpusError, ProjectError
+from .errors import BetoError, CorpusError, FormatError, ProjectError
+from .formats import detect_format
 from .heads.textcat import make_textcat_scorer
 
 __all__ = [
@@ -924,8 +925,10 @@ def evaluate_raw(model: Union[str, Path], gold: Union[str, Path], *, gpu_id: int
     from .corpus import load_docs
 
     nlp = load_pipeline(model, gpu=gpu_id)
+    if Path(gold).suffix == ".spacy" or Path(gold).is_dir() or detect_format(gold) != "conllu":
+        raise FormatError("B256", "This is no CoNLL-U file.", "Give the file that the treebank came in.", path=gold)
     texts = [doc.text for doc in load_docs(gold, nlp)]
-    return conll18_raw_scores(Path(gold).read_text(encoding="utf8"), nlp.pipe(texts))
+    return conll18_raw_scores(Path(gold).read_text(encoding="utf-8-sig"), nlp.pipe(texts))
 
 
 def render_raw(scores: Scores) -> str:

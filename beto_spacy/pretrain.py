@@ -405,7 +405,7 @@ def _check_run(run: Path, settings: Dict[str, Any], restart: bool) -> None:
             raise ProjectError(
                 "B630",
                 f"The folder '{run}' has checkpoints of a run with other settings ({', '.join(changed)}).",
-                "Give the same settings to go on with it, --restart to forget it, or another folder with --run.",
+                "Give the same settings to go on with it, --restart to forget it, or another folder with --paths.run.",
             )
     write_json(settings, file)
 

@@ -12,7 +12,7 @@ import torch
 from spacy.language import Language
 from spacy.tokens import Doc
 
-from .annotate import load_pipeline
+from .annotate import check_pipeline_place, load_pipeline
 from .checkpoint import Checkpoint
 from .corpus import load_docs
 from .encoder import EncoderShim, make_batches
@@ -47,10 +47,11 @@ def quantize_model(
     say: Called with a line on each attempt.
     Returns ``loss``, ``kept`` (the matrices left as they are), ``matrices`` (how many there are), ``vectors`` (largest
     and mean error, lowest cosine, of token vectors), ``agreement`` and ``scores`` (before, after), by source and
-    measure. Raises ProjectError if the pipeline has no encoder of ours or the loss stays too large, EncoderError if a
-    package is missing.
+    measure. Raises ProjectError if the pipeline has no encoder of ours, something else is in the way or the loss stays
+    too large, EncoderError if a package is missing.
     """
     nlp = load_pipeline(model)
+    check_pipeline_place(dest, nlp.path)
     found = [(name, pipe) for name, pipe in nlp.pipeline if isinstance(pipe, BetoTransformer)]
     if len(found) != 1:
         raise ProjectError(

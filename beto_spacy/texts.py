@@ -59,7 +59,7 @@ def is_text_file(path: Path) -> bool:
 def read_documents(paths: Iterable[Union[str, Path]]) -> Iterator[List[str]]:
     """Read text files, document by document.
 
-    paths: Files of running text (``.txt``, ``.txt.xz``, ``.txt.gz``), UTF-8.
+    paths: Files of running text (``.txt``, ``.txt.xz``, ``.txt.gz``), UTF-8, with a byte order mark or without.
     Yields the paragraphs of each document; never an empty list. Raises FormatError for a file that is missing, broken
     or has no text.
     """
@@ -71,7 +71,7 @@ def read_documents(paths: Iterable[Union[str, Path]]) -> Iterator[List[str]]:
         paragraphs: List[str] = []
         empty = True
         try:
-            with OPENERS[path.suffix](path, "rt", encoding="utf8") as lines:  # type: ignore[operator]
+            with OPENERS[path.suffix](path, "rt", encoding="utf-8-sig") as lines:  # type: ignore[operator]
                 for line in lines:
                     line = line.strip()
                     if line:
@@ -188,6 +188,12 @@ def clean_texts(
             kept = _choose(register, part, limit, held_out_words, seed)
             report["registers"][register.register].update(kept)
         total = sum(r["words"] for r in report["registers"].values())
+        if not total:
+            raise ProjectError(
+                "B607",
+                "No words are left: all were cleaned away or put aside.",
+                "Give more text, or put fewer words aside with --held-out-words.",
+            )
         for register_report in report["registers"].values():
             register_report["share"] = round(register_report["words"] / total, 4)
         report["words"] = total

@@ -23,6 +23,7 @@ from .checkpoint import (
     check_size,
     load_tokenizer,
     make_config,
+    not_fetched,
     quiet_hub,
     resolve_encoder,
     without_pooler,
@@ -141,7 +142,7 @@ def build_encoder(
     layers, width, heads: The size of the encoder; the feed-forward layers are four times as wide.
     max_length: The longest sequence, in wordpieces.
     dropout: Of hidden states and of attention, in training.
-    like: An encoder whose kind, size and vocabulary are taken; all the above is of no matter then.
+    like: An encoder whose kind, size and vocabulary are taken; there are no texts then, and the sizes are of no matter.
     seed: Of the weights.
     Returns the folder. Raises EncoderError for a size that can't be, FormatError for texts that can't be read.
     """
@@ -149,9 +150,18 @@ def build_encoder(
     check_place(dest)
     if like is not None:
         source = resolve_encoder(like)
-        with quiet_hub():
-            config = make_config(source, PretrainedConfig.get_config_dict(source)[0])
-            tokenizer = load_tokenizer(source, config)
+        if texts or vocabulary is not None:
+            raise EncoderError(
+                "B335",
+                f"An encoder like '{like}' has its vocabulary.",
+                "Give no texts and no vocabulary, or leave out 'like' and state the size.",
+            )
+        try:
+            with quiet_hub():
+                config = make_config(source, PretrainedConfig.get_config_dict(source)[0])
+                tokenizer = load_tokenizer(source, config)
+        except OSError as error:
+            raise not_fetched(like, error) from error
         config.pad_token_id = tokenizer.pad_token_id
     else:
         size = Size(layers=layers, width=width, heads=heads, max_length=max_length, dropout=dropout)

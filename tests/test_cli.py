@@ -140,6 +140,7 @@ def test_models_encoders_and_outputs_that_are_not_there(tmp_path):
     assert "B325" in failure("build-encoder", tmp_path / "encoder")
     assert "B318" in failure("build-encoder", SAMPLE / "dev.tsv", tmp_path / "encoder", "--width", "10")
     assert "B602" in failure("build-encoder", tmp_path / "none.txt", tmp_path / "encoder")
+    assert "B335" in failure("build-encoder", SAMPLE / "dev.tsv", tmp_path / "encoder", "--like", "beto-mini")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -4,8 +4,10 @@ import json
 import statistics
 
 import pytest
+from click.testing import CliRunner
 from conftest import ROOT
 
+from beto_spacy.cli import main
 from beto_spacy.compare import compare_trainings, parse_variant, render_comparison
 from beto_spacy.corpus import convert
 from beto_spacy.errors import ProjectError
@@ -65,6 +67,12 @@ def test_variants_are_read():
     for text in ("a:b", "a:b=3", "a:=3"):
         with pytest.raises(ProjectError, match="B542"):
             parse_variant(text)
+
+
+def test_two_variants_of_one_name_are_refused():
+    arguments = ["compare", str(CONFIG), "corpus", "--variant", "a:x.y=1", "--variant", "a:x.y=2", "--output", "out"]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 2 and "Two variants have the same name" in result.output
 
 
 def test_what_cannot_be_compared(corpus, encoders, tmp_path):

@@ -585,7 +585,7 @@ def test_teachers_and_places_that_cannot_be(teacher, texts, tmp_path):
     with pytest.raises(ProjectError, match="B513"):
         distill(tmp_path / "nothing", tmp_path / "x", texts)
     (tmp_path / "full").mkdir()
-    for place, what in ((tmp_path / "full", "is no pipeline"), (teacher, "is the teacher")):
+    for place, what in ((tmp_path / "full", "is no pipeline"), (teacher, "is the pipeline that is read")):
         with pytest.raises(ProjectError, match=f"B566.*{what}"):
             distill(teacher, place, texts)
     (tmp_path / "bad.iob").write_text("a B-X\n", encoding="utf8")

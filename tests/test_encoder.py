@@ -423,6 +423,17 @@ def test_the_words_that_are_kept_are_bounded_and_come_to_the_same(encoders, monk
     assert 0 < len(few._cache) <= 5 and len(few._older) == 5
 
 
+def test_an_encoder_like_one_that_cannot_be_fetched(tmp_path, monkeypatch):
+    def fail(source):
+        raise OSError("No network.\nTry again.")
+
+    monkeypatch.setattr("transformers.PretrainedConfig.get_config_dict", fail)
+    with pytest.raises(
+        EncoderError, match=r"B306.*'somebodys-encoder' could not be fetched from the hub \(No network\)"
+    ):
+        build_encoder([], tmp_path / "e", like="somebodys-encoder")
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_attention_has_a_dropout_of_its_own(encoders, family):
     nlp = spacy.blank("es")

@@ -12,7 +12,8 @@ from spacy.tokens import Doc
 from beto_spacy.cli import main
 from beto_spacy.conllu import conll18_raw_scores, doc_to_conllu
 from beto_spacy.corpus import load_docs
-from beto_spacy.errors import CorpusError
+from beto_spacy.errors import CorpusError, FormatError
+from beto_spacy.evaluate import evaluate_raw
 from beto_spacy.multiwords import Word, split_token, split_verb
 
 SAMPLE = ROOT / "corpus" / "sample"
@@ -152,6 +153,20 @@ def test_ancora_is_taken_apart_as_it_has_it(shared):
     path = shared / "ud" / "ancora" / "es_ancora-ud-test.conllu"
     scores = conll18_raw_scores(path.read_text(encoding="utf8"), load_docs(path, NLP))
     assert scores["Words"]["f1"] > 0.9995 and scores["UFeats"]["f1"] > 0.9995 and scores["LAS"]["f1"] > 0.998
+
+
+def test_a_treebank_is_scored_with_a_byte_order_mark_and_nothing_else_is_taken_for_one(tmp_path, monkeypatch):
+    path = tmp_path / "dev.conllu"
+    path.write_text("\ufeff" + (SAMPLE / "dev.conllu").read_text(encoding="utf8"), encoding="utf8")
+    nlp = spacy.blank("es")
+    monkeypatch.setattr(nlp, "pipe", lambda texts: load_docs(path, nlp))
+    monkeypatch.setattr("beto_spacy.evaluate.load_pipeline", lambda *_, **settings: nlp)
+    assert evaluate_raw("model", path)["Words"]["f1"] == 1.0
+    (tmp_path / "a.spacy").write_bytes(b"")
+    (tmp_path / "a.iob").write_text("a O\n", encoding="utf8")
+    for other in (tmp_path, tmp_path / "a.spacy", tmp_path / "a.iob"):
+        with pytest.raises(FormatError, match="B256"):
+            evaluate_raw("model", other)
 
 
 def test_other_text_is_an_error():

@@ -181,6 +181,13 @@ def test_what_cannot_be_quantized(trained, quantized, tmp_path, encoders, monkey
     spacy.blank("es").to_disk(tmp_path / "blank")
     with pytest.raises(ProjectError, match="B555"):
         quantize_model(tmp_path / "blank", tmp_path / "x", [corpus])
+    for place, what in (
+        (trained, "has it in it"),
+        (trained / "model", "is the pipeline"),
+        (tmp_path, "is no pipeline"),
+    ):
+        with pytest.raises(ProjectError, match=f"B566.*{what}"):
+            quantize_model(trained / "model", place, [corpus])
     (tmp_path / "a.txt").write_text("\n", encoding="utf8")
     with pytest.raises(FormatError, match="B603"):
         quantize_model(trained / "model", tmp_path / "x", [tmp_path / "a.txt"])

@@ -18,6 +18,8 @@ def test_documents_are_read_from_plain_and_compressed_files(tmp_path):
     (tmp_path / "a.txt.gz").write_bytes(gzip.compress(text.encode()))
     for name in ("a.txt", "a.txt.xz", "a.txt.gz"):
         assert list(read_documents([tmp_path / name])) == [["Uno.", "Dos."], ["Tres."]]
+    (tmp_path / "a.txt").write_text("\ufeffUno.", encoding="utf8")
+    assert list(read_documents([tmp_path / "a.txt"])) == [["Uno."]]
 
 
 @pytest.mark.parametrize(
@@ -132,6 +134,8 @@ def test_cleaning_says_what_is_wrong(tmp_path, sources):
         clean_texts(sources, tmp_path / "mine", share=0.5)
     with pytest.raises(FormatError, match="B602"):
         clean_texts([*sources, TextSource("x", [tmp_path / "no.txt"])], tmp_path / "out", share=0.5)
+    with pytest.raises(ProjectError, match="B607.*--held-out-words"):
+        clean_texts(sources, tmp_path / "out", share=0.5, held_out_words=10_000_000)
     assert not (tmp_path / "out").exists()
     assert parse_source("news=a.txt,b.txt") == TextSource("news", [Path("a.txt"), Path("b.txt")])
     assert parse_source(f"news={tmp_path}/*.txt").paths == sorted(tmp_path.glob("*.txt"))
