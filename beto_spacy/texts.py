@@ -166,7 +166,7 @@ def clean_texts(
     """
     dest = Path(dest)
     names = [source.register for source in sources]
-    if not names or len(set(names)) < len(names) or share * len(names) < 1:
+    if not names or len(set(names)) < len(names) or not share * len(names) >= 1:
         raise ProjectError(
             "B604",
             f"{len(names)} registers ({', '.join(names)}) can't have a share of {share} each.",
