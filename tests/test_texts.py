@@ -128,6 +128,8 @@ def test_cleaning_says_what_is_wrong(tmp_path, sources):
     with pytest.raises(ProjectError, match="B604"):
         clean_texts(sources, tmp_path / "out", share=0.3)
     with pytest.raises(ProjectError, match="B604"):
+        clean_texts(sources, tmp_path / "out", share=float("nan"))
+    with pytest.raises(ProjectError, match="B604"):
         clean_texts([sources[0], sources[0]], tmp_path / "out")
     (tmp_path / "mine").mkdir()
     with pytest.raises(ProjectError, match="B605"):
