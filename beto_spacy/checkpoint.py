@@ -139,7 +139,6 @@ def load_checkpoint(name: Union[str, Path]) -> Checkpoint:
     weight of the encoder unset.
     """
     source = resolve_encoder(name)
-    remote = not Path(source).is_dir()
     try:
         with quiet_hub():  # what is missing or left over is said here, in one message
             config_dict, _ = PretrainedConfig.get_config_dict(source)
@@ -162,23 +161,26 @@ def load_checkpoint(name: Union[str, Path]) -> Checkpoint:
     except EncoderError:
         raise
     except Exception as error:
-        if remote:
-            raise not_fetched(name, error) from error
-        raise EncoderError(
-            "B307",
-            f"The encoder in '{name}' could not be loaded ({_first_line(error)}).",
-            "Check that config.json, the tokenizer's files and the weights belong together and are complete.",
-        ) from error
+        raise not_loaded(name, source, error) from error
     check_complete(name, loading["missing_keys"])
     return Checkpoint(model.float(), tokenizer)
 
 
-def not_fetched(name: Union[str, Path], error: BaseException) -> EncoderError:
-    """What to say of an encoder that isn't here and can't be had from the hub."""
+def not_loaded(name: Union[str, Path], source: str, error: BaseException) -> EncoderError:
+    """What to say of an encoder that a library could not load.
+
+    name: As it was asked for. source: What `resolve_encoder` made of it, a folder or a name on the hub.
+    """
+    if not Path(source).is_dir():
+        return EncoderError(
+            "B306",
+            f"The encoder '{name}' could not be fetched from the hub ({_first_line(error)}).",
+            "Check the name and the network, download it once and give the folder, or use an encoder that is here.",
+        )
     return EncoderError(
-        "B306",
-        f"The encoder '{name}' could not be fetched from the hub ({_first_line(error)}).",
-        "Check the name and the network, download it once and give the folder, or use an encoder that is here.",
+        "B307",
+        f"The encoder in '{name}' could not be loaded ({_first_line(error)}).",
+        "Check that config.json, the tokenizer's files and the weights belong together and are complete.",
     )
 
 

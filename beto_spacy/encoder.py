@@ -534,7 +534,9 @@ class _DocPlan(NamedTuple):
     rows: numpy.ndarray
 
 
-def _make_plans(model: Model, docs: Sequence[Doc]) -> List[_DocPlan]:
+def _make_plans(model: Model, docs: Sequence[Doc]) -> Tuple[List[_DocPlan], numpy.ndarray, numpy.ndarray]:
+    """The plans of documents, the ids of all sequences in a row, and how long each is. *Shapes:* (n_rows,),
+    (n_sequences,)"""
     capacity, context = _window_size(model), model.attrs["context"]
     prefix, suffix = model.shims[0].wordpieces.prefix, model.shims[0].wordpieces.suffix
     ids, lengths = model.shims[0].wordpieces(docs)
@@ -564,7 +566,8 @@ def _make_plans(model: Model, docs: Sequence[Doc]) -> List[_DocPlan]:
     rows = ranges(begins + len(prefix) + start - left - first_rows, end - start).astype("i4")
     arrays = ((lengths, token_ends), (sequences, row_ends), (sizes, window_ends), (rows, piece_ends))
     parts = zip(*(numpy.split(array, cuts[:-1]) for array, cuts in arrays))
-    return [_DocPlan(n, ids, of_windows.tolist(), at) for _, (n, ids, of_windows, at) in zip(docs, parts)]
+    plans = [_DocPlan(n, ids, of_windows.tolist(), at) for _, (n, ids, of_windows, at) in zip(docs, parts)]
+    return plans, sequences, sizes
 
 
 class SharedRows:
@@ -662,9 +665,7 @@ class _Batches(NamedTuple):
 
 def make_batches(model: Model[List[Doc], EncoderBatch], docs: Sequence[Doc]) -> _Batches:
     """Encode documents as wordpieces, and put sequences of like length together."""
-    plans = _make_plans(model, docs)
-    ids = numpy.concatenate([numpy.zeros(0, dtype="i8"), *(plan.ids for plan in plans)])
-    sizes = numpy.asarray(list(flatten.from_iterable(plan.sizes for plan in plans)), dtype="i8")
+    plans, ids, sizes = _make_plans(model, docs)
     firsts = numpy.cumsum(sizes) - sizes
     budget = model.attrs["batch_wordpieces"]
     buckets = length_buckets(sizes, suitable_batch(model.shims[0].device) if budget is None else budget)

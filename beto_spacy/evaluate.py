@@ -924,9 +924,9 @@ def evaluate_raw(model: Union[str, Path], gold: Union[str, Path], *, gpu_id: int
     """
     from .corpus import load_docs
 
-    nlp = load_pipeline(model, gpu=gpu_id)
     if Path(gold).suffix == ".spacy" or Path(gold).is_dir() or detect_format(gold) != "conllu":
         raise FormatError("B256", "This is no CoNLL-U file.", "Give the file that the treebank came in.", path=gold)
+    nlp = load_pipeline(model, gpu=gpu_id)
     texts = [doc.text for doc in load_docs(gold, nlp)]
     return conll18_raw_scores(Path(gold).read_text(encoding="utf-8-sig"), nlp.pipe(texts))
 

@@ -64,7 +64,7 @@ def _forward(model: Model, docs: List[Doc], is_train: bool) -> Tuple[List[Floats
             "'doc_cleaner' after them; in training, name it in 'annotating_components' if such a component is.",
         )
     if listener is not None and not missing and not (is_train and listener._batch_id is not None):
-        for data in features:
+        for doc, data in zip(docs, features):
             writers = getattr(data, "written_by", ())
             if listener.upstream_name in writers[:-1]:
                 raise EncoderError(
@@ -73,7 +73,6 @@ def _forward(model: Model, docs: List[Doc], is_train: bool) -> Tuple[List[Floats
                     f"'{writers[-1]}' before a component read them.",
                     "Put each transformer right before the components that read it.",
                 )
-        for doc, data in zip(docs, features):
             if len(data.align.lengths) != len(doc):
                 raise EncoderError(
                     "B334",

@@ -42,8 +42,6 @@ _without_onednn = _WithoutOneDNN()
 
 #: Bytes from which it pays to pin what goes to a GPU; CUDA takes less along without waiting.
 _PINNED = 1 << 16
-
-
 #: How many times as much of a head's work a GPU does at once: there each call costs, not what it keeps in a cache.
 _MORE_ON_GPU = 8
 

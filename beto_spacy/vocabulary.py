@@ -23,7 +23,7 @@ from .checkpoint import (
     check_size,
     load_tokenizer,
     make_config,
-    not_fetched,
+    not_loaded,
     quiet_hub,
     resolve_encoder,
     without_pooler,
@@ -160,8 +160,10 @@ def build_encoder(
             with quiet_hub():
                 config = make_config(source, PretrainedConfig.get_config_dict(source)[0])
                 tokenizer = load_tokenizer(source, config)
-        except OSError as error:
-            raise not_fetched(like, error) from error
+        except EncoderError:
+            raise
+        except Exception as error:
+            raise not_loaded(like, source, error) from error
         config.pad_token_id = tokenizer.pad_token_id
     else:
         size = Size(layers=layers, width=width, heads=heads, max_length=max_length, dropout=dropout)

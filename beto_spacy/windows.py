@@ -128,5 +128,5 @@ def pad_rows(
     places = numpy.arange(lengths.max())
     real = places < lengths[:, None]
     rows = numpy.full(real.shape, fill, dtype="i8")
-    rows[real] = flat[(firsts[:, None] + places)[real]]
+    rows[real] = flat[ranges(firsts, lengths)]
     return rows, real

@@ -432,6 +432,9 @@ def test_an_encoder_like_one_that_cannot_be_fetched(tmp_path, monkeypatch):
         EncoderError, match=r"B306.*'somebodys-encoder' could not be fetched from the hub \(No network\)"
     ):
         build_encoder([], tmp_path / "e", like="somebodys-encoder")
+    (tmp_path / "config.json").write_text("{", encoding="utf8")
+    with pytest.raises(EncoderError, match="B307"):
+        build_encoder([], tmp_path / "e", like=tmp_path)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -84,7 +84,7 @@ _SHAPES: Tuple[Callable[[str], bool], ...] = (
 
 @lru_cache(maxsize=20_000)
 def _shape(word: str) -> bytes:
-    return bytes(map(bool, (asks(word) for asks in _SHAPES)))
+    return bytes(asks(word) for asks in _SHAPES)
 
 
 def token_shapes(docs: Sequence[Doc]) -> Tuple[numpy.ndarray, numpy.ndarray]:
