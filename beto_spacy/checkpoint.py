@@ -166,6 +166,18 @@ def load_checkpoint(name: Union[str, Path]) -> Checkpoint:
     return Checkpoint(model.float(), tokenizer)
 
 
+def read_width(name: Union[str, Path]) -> int:
+    """Return the width of an encoder's hidden states from its config alone; see `load_checkpoint` for arguments."""
+    source = resolve_encoder(name)
+    try:
+        with quiet_hub():
+            return make_config(source, PretrainedConfig.get_config_dict(source)[0]).hidden_size
+    except EncoderError:
+        raise
+    except Exception as error:
+        raise not_loaded(name, source, error) from error
+
+
 def not_loaded(name: Union[str, Path], source: str, error: BaseException) -> EncoderError:
     """What to say of an encoder that a library could not load.
 
@@ -265,6 +277,15 @@ def sequence_limit(model: Any) -> int:
     config = model.config
     taken = config.pad_token_id + 1 if config.model_type in POSITIONS_AFTER_PADDING else 0
     return config.max_position_embeddings - taken
+
+
+def known_length(model: Any) -> int:
+    """Return the sequence length that an encoder was trained on, special tokens included.
+
+    An encoder may take longer sequences than it has learned to read: positions that it saw in a small part of its
+    pretraining carry little. Its ``config.json`` states ``sequence_length`` then; where it doesn't, all are known.
+    """
+    return min(sequence_limit(model), getattr(model.config, "sequence_length", None) or sequence_limit(model))
 
 
 def set_dropout(model: Any, dropout: Optional[float]) -> Dict[str, float]:

@@ -38,6 +38,7 @@ from transformers.modeling_outputs import ModelOutput
 from .checkpoint import (
     Checkpoint,
     cpu_has_bf16,
+    known_length,
     load_checkpoint,
     save_checkpoint,
     sequence_limit,
@@ -420,7 +421,8 @@ def make_encoder(
 
     name: A folder, an encoder that comes with the package, or a name on the hub. It's read when the pipeline is
         initialized; a trained pipeline has its encoder in itself.
-    window: Wordpieces a window, special tokens included; None for the longest that the encoder takes.
+    window: Wordpieces a window, special tokens included; None for the sequence length that the encoder was trained on,
+        see `checkpoint.known_length`.
     context: Wordpieces of context on both sides of a window, in documents of more than one.
     batch_wordpieces: Wordpieces a padded batch; None for what suits the device, see `suitable_batch`.
     precision: ``fp32``; ``bf16`` or ``fp16`` on a GPU; ``bf16`` speeds up training on a processor that has instructions
@@ -498,7 +500,7 @@ def _window_size(model: Model) -> int:
     shim = model.shims[0]
     n_special = len(shim.wordpieces.prefix) + len(shim.wordpieces.suffix)
     limit = sequence_limit(shim.encoder)
-    size = limit if model.attrs["window"] is None else model.attrs["window"]
+    size = known_length(shim.encoder) if model.attrs["window"] is None else model.attrs["window"]
     check_window(size, model.attrs["context"], limit, n_special)
     return size - n_special
 

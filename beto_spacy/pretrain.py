@@ -43,6 +43,7 @@ from .checkpoint import (
     cpu_has_bf16,
     quiet_hub,
     resolve_encoder,
+    known_length,
     sequence_limit,
     set_dropout,
     write_checkpoint,
@@ -312,6 +313,7 @@ def pretrain(
         model, tokenizer = checkpoint.model, checkpoint.tokenizer
     else:
         model = build_masked_model(tokenizer, size, next_sentence=pairs, seed=seed)
+    known = known_length(model)
     stated = set_dropout(model, training.dropout)
     tokenizer.model_max_length = sequence_limit(model)
     longest = max(length for length, _ in parse_lengths(training.lengths))
@@ -362,9 +364,25 @@ def pretrain(
         if start is None and longest < size.max_length:
             cut_positions(model, longest)
             tokenizer.model_max_length = longest
+        model.config.sequence_length = _learned_length(model, training, known=0 if start is None else known)
         write_checkpoint(Checkpoint(model.half() if half else model, tokenizer), dest)
         write_json(report, run / "report.json")
     return report
+
+
+#: Share of the updates that a sequence length needs for its positions to be learned.
+_LEARNED_SHARE = 0.3
+
+
+def _learned_length(model: Any, training: Training, *, known: int) -> int:
+    """Return the sequence length that an encoder knows after a training.
+
+    known: The length that it knew before; 0 for an encoder that started from random weights.
+    """
+    phases = parse_lengths(training.lengths)
+    learned = [length for length, share in phases if share >= _LEARNED_SHARE]
+    longest = max(learned or [max(phases, key=lambda phase: phase[1])[0]])
+    return min(sequence_limit(model), max(longest, known))
 
 
 #: Settings that may change when a training goes on.
