@@ -3,7 +3,7 @@
 from contextlib import contextmanager
 from copy import deepcopy
 from threading import Lock
-from typing import Any, Callable, Dict, Iterator, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Tuple
 
 import numpy
 import safetensors.torch
@@ -59,6 +59,23 @@ def to_device(array: numpy.ndarray, device: torch.device) -> torch.Tensor:
     return tensor.to(device)
 
 
+@contextmanager
+def _clipped(gradients: List[torch.Tensor], optimizer: Optimizer) -> Iterator[None]:
+    """Clip gradients by their common norm; the optimizer clips none of them by itself as long as this lasts."""
+    limit = getattr(optimizer, "grad_clip", 0.0)
+    if not limit or not gradients:
+        yield
+        return
+    factor = limit / torch.nn.utils.get_total_norm(gradients).clamp_min(limit)
+    for gradient in gradients:
+        gradient.mul_(factor)
+    optimizer.grad_clip = 0.0
+    try:
+        yield
+    finally:
+        optimizer.grad_clip = limit
+
+
 class TorchShim(PyTorchShim):
     """Holds a torch module, updates its weights with a thinc optimizer, and saves them as safetensors.
 
@@ -94,18 +111,23 @@ class TorchShim(PyTorchShim):
         return iter(()) if self._model is None else self._model.named_parameters()
 
     def finish_update(self, optimizer: Optimizer) -> None:
-        """Update the weights with the gradients since the last update."""
-        for name, parameter in self.named_parameters():
-            if parameter.grad is None:
-                continue
-            if not self._grad_scaler.found_inf:
-                weights, _ = optimizer(
-                    (self.id, name),
-                    torch2xp(parameter.data),
-                    torch2xp(parameter.grad),
-                    lr_scale=self.learn_rate_factor,
-                )
-                self._set_weights(parameter, weights)
+        """Update the weights with the gradients since the last update.
+
+        The gradients are clipped together: ``grad_clip`` of the optimizer bounds the norm of all the module's
+        gradients, not that of each weight matrix, so their directions stay as they are.
+        """
+        updated = [(name, p) for name, p in self.named_parameters() if p.grad is not None]
+        if not self._grad_scaler.found_inf:
+            with _clipped([p.grad for _, p in updated], optimizer):
+                for name, parameter in updated:
+                    weights, _ = optimizer(
+                        (self.id, name),
+                        torch2xp(parameter.data),
+                        torch2xp(parameter.grad),
+                        lr_scale=self.learn_rate_factor,
+                    )
+                    self._set_weights(parameter, weights)
+        for _, parameter in updated:
             parameter.grad.zero_()
         self._grad_scaler.update()
 

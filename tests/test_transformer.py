@@ -17,7 +17,7 @@ from spacy.language import Language
 from spacy.tokens import Doc, Span
 from spacy.training import Example
 from spacy_transformers.data_classes import TransformerData
-from thinc.api import Adam, fix_random_seed, get_current_ops
+from thinc.api import Adam, Optimizer, fix_random_seed, get_current_ops
 
 from beto_spacy.encoder import DocGradients
 from beto_spacy.errors import BetoError, EncoderError
@@ -668,3 +668,20 @@ def test_token_vectors_are_pooled_once_and_as_before(encoders, pooling):
         assert len(ours) == len(theirs)
         if len(ours):
             torch.testing.assert_close(torch.tensor(ours), torch.tensor(theirs), atol=1e-5, rtol=1e-5)
+
+
+def test_gradients_are_clipped_together():
+    """Their directions stay, and their common norm is at most the optimizer's limit."""
+    shim = TorchShim(torch.nn.Linear(3, 2))
+    before = {name: p.detach().clone() for name, p in shim.named_parameters()}
+    gradients = {"weight": torch.arange(6.0).reshape(2, 3), "bias": torch.tensor([10.0, -20.0])}
+    for limit, factor in ((1.0, 1 / sum(g.square().sum() for g in gradients.values()).sqrt()), (0.0, 1.0), (1e3, 1.0)):
+        for name, parameter in shim.named_parameters():
+            parameter.data.copy_(before[name])
+            parameter.grad = gradients[name].clone()
+        optimizer = Optimizer(1.0, grad_clip=limit, beta1=0.0, beta2=0.0, L2=0.0)
+        shim.finish_update(optimizer)
+        assert optimizer.grad_clip == limit
+        for name, parameter in shim.named_parameters():
+            assert torch.allclose(before[name] - parameter, factor * gradients[name], rtol=1e-4)
+            assert not parameter.grad.any()
