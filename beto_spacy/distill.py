@@ -35,6 +35,7 @@ from .errors import BetoError, ProjectError
 from .evaluate import agreement_scores, headline_scores, words_per_second
 from .files import new_folder
 from .footprint import folder_size
+from .heads.tagger import takes_mean
 from .onnx_model import OnnxModel
 from .settings import read_settings
 from .shrink import build_smaller, keep_layers, spread_layers
@@ -416,7 +417,10 @@ class _HiddenStates:
         self._features, self._backprop = features, backprop
 
     def learn(self, goal: torch.Tensor, weight: float) -> float:
-        """Send the gradients by the teacher's vectors back. Returns the weighted loss, summed over wordpieces."""
+        """Send the gradients of the mean distance from the teacher's vectors back.
+
+        Returns the weighted distance, summed over wordpieces.
+        """
         filled = [data for data in self._features if "last_hidden_state" in data.model_output]
         rows = _rows(filled).to(goal.device).requires_grad_()
         module = self.shim._model
@@ -426,7 +430,7 @@ class _HiddenStates:
         else:
             apart = (found - goal).square().mean(dim=1)
         loss = weight * apart.sum()
-        loss.backward()
+        (loss / max(1, len(rows))).backward()
         gradients, first = [], 0
         for data in filled:
             last = first + data.model_output.last_hidden_state.shape[1]
@@ -597,9 +601,9 @@ def _tag_logits(pipe: Any, docs: Sequence[Doc]) -> torch.Tensor:
 def _tag_loss(
     pipe: Any, probabilities: List[Any], targets: torch.Tensor, temperature: float, weight: float
 ) -> Tuple[float, List[Any]]:
-    """The divergence of the probabilities of tags, times a weight, and the gradient that spaCy's softmax takes.
+    """The divergence of the probabilities of tags, summed, and the gradient of its mean that spaCy's softmax takes.
 
-    That is the one by logits, and the logarithms of probabilities are logits.
+    Both are times a weight. That gradient is the one by logits, and the logarithms of probabilities are logits.
 
     probabilities: Of the tokens of each document. *Shape:* (n_tokens, n_classes)
     targets: Logits of the tokens of all documents. *Shape:* (n_tokens, n_classes)
@@ -608,7 +612,8 @@ def _tag_loss(
     loss = weight * categorical_divergence(logits, targets, temperature).sum()
     loss.backward()
     lengths = [len(scores) for scores in probabilities]
-    return float(loss.detach()), pipe.model.ops.unflatten(torch2xp(logits.grad), lengths)
+    gradient = logits.grad if takes_mean(pipe.model) else logits.grad / max(1, sum(lengths))
+    return float(loss.detach()), pipe.model.ops.unflatten(torch2xp(gradient), lengths)
 
 
 def _logarithm(probabilities: torch.Tensor) -> torch.Tensor:

@@ -229,7 +229,8 @@ def test_the_loss_is_that_of_the_field(trained):
     assert loss == pytest.approx(float(total - score), abs=1e-8)
     marginals = crf.tag_marginals(crf.forward_backward(crf.Potentials(emissions[None], starts, transitions, lengths)))
     expected = marginals[0] - torch.nn.functional.one_hot(torch.tensor(tags), 7)
-    assert torch.allclose(gradients.tensors[0].double(), expected, atol=1e-6)
+    mean = expected / len(tags)  # the gradient is that of the mean over tokens
+    assert torch.allclose(gradients.tensors[0].double(), mean, atol=1e-7)
 
 
 def test_calibration_finds_the_temperature(trained):

@@ -3,12 +3,13 @@
 import numpy
 import pytest
 import spacy
+import torch
 from spacy.ml.models.tagger import build_tagger_model
 from spacy.tokens import Doc
 from spacy.training import Example
 from thinc.api import Model
 
-from beto_spacy.heads.tagger import make_tagger
+from beto_spacy.heads.tagger import make_tagger, make_tagger_v2, takes_mean
 
 WORDS = ["Ana", "come", "pan", "y", "bebe", "agua"]
 TAGS = ["PROPN", "VERB", "NOUN", "CCONJ", "VERB", "NOUN"]
@@ -67,12 +68,48 @@ def test_training_is_spacys_to_the_bit(docs):
         assert (theirs.get_grad(name) == ours.get_grad(name)).all()
 
 
+def test_v2_learns_from_the_mean_at_its_own_rate(docs):
+    """Compared with torch: a softmax of scaled vectors, and the mean over the tokens that are annotated."""
+    model = make_tagger_v2(vectors(), None, learn_rate_factor=3.0, dropout=0.0)
+    labels = [numpy.eye(5, dtype="f")[[i % 5 for i in range(len(doc))]] for doc in docs]
+    model.initialize(X=docs, Y=labels)
+    softmax = model.get_ref("softmax")
+    rng = numpy.random.default_rng(0)
+    softmax.set_param("W", rng.normal(size=(5, 8)).astype("f"))
+    scores, backprop = model.begin_update(docs)
+    gradient = [x - y for x, y in zip(scores, labels)]
+    gradient[0][2:4] = 0.0  # two tokens have no annotation
+    backprop(gradient)
+    weight = torch.from_numpy(softmax.get_param("W").copy()).requires_grad_()
+    inputs = torch.from_numpy(numpy.concatenate(vectors().predict(docs)))
+    logits = 3.0 * inputs @ weight.T
+    truth = torch.from_numpy(numpy.concatenate(labels)).argmax(dim=1)
+    truth[2:4] = -100
+    torch.nn.functional.cross_entropy(logits, truth, ignore_index=-100).backward()
+    # A rate three times as high on a weight that is scaled by three is what the optimizer sees.
+    numpy.testing.assert_allclose(softmax.get_grad("W"), weight.grad.numpy(), rtol=1e-4, atol=1e-6)
+    found = numpy.concatenate(model.predict(docs))
+    numpy.testing.assert_allclose(found, logits.detach().numpy(), rtol=1e-4, atol=1e-5)
+    assert takes_mean(model) and not takes_mean(make_tagger(vectors(), None))
+
+
+def test_v2_drops_vectors_in_training_only(docs):
+    model = make_tagger_v2(vectors(), 5, dropout=0.5)
+    model.initialize(X=docs)
+    model.get_ref("softmax").set_param("W", numpy.ones((5, 8), dtype="f") * numpy.arange(5, dtype="f")[:, None])
+    numpy.random.seed(0)
+    first, second = (numpy.concatenate(model(docs, is_train=True)[0]) for _ in range(2))
+    assert not numpy.allclose(first, second)
+    assert (numpy.concatenate(model.predict(docs)) == numpy.concatenate(model.predict(docs))).all()
+
+
+@pytest.mark.parametrize("architecture", ["beto_spacy.Tagger.v1", "beto_spacy.Tagger.v2"])
 @pytest.mark.parametrize("factory", ["tagger", "morphologizer"])
-def test_it_learns_and_is_saved(tmp_path, factory):
+def test_it_learns_and_is_saved(tmp_path, factory, architecture):
     tok2vec = {"@architectures": "spacy.HashEmbedCNN.v2", "width": 16, "depth": 1, "embed_size": 50,
                "window_size": 1, "maxout_pieces": 2, "subword_features": True, "pretrained_vectors": None}  # fmt: skip
     nlp = spacy.blank("es")
-    nlp.add_pipe(factory, config={"model": {"@architectures": "beto_spacy.Tagger.v1", "tok2vec": tok2vec}})
+    nlp.add_pipe(factory, config={"model": {"@architectures": architecture, "tok2vec": tok2vec}})
     gold = Doc(nlp.vocab, words=WORDS, tags=TAGS, pos=TAGS)
     examples = [Example(nlp.make_doc(" ".join(WORDS)), gold)]
     optimizer = nlp.initialize(lambda: examples)

@@ -66,6 +66,14 @@ class TorchHead(TrainablePipe):
         """The loss of the module's outputs, a number, summed over what is annotated."""
         raise NotImplementedError
 
+    def n_units(self, gold: Any) -> int:
+        """Count the units that `loss` is summed over in one document: its tokens, unless a head says otherwise."""
+        return len(gold)
+
+    def n_soft_units(self, docs: Sequence[Doc]) -> int:
+        """Count the units that `soft_loss` is summed over: tokens, unless a head says otherwise."""
+        return sum(map(len, docs))
+
     def soft_loss(
         self, docs: Sequence[Doc], outputs: Outputs, targets: Outputs, temperature: float = 1.0
     ) -> torch.Tensor:
@@ -161,19 +169,26 @@ class TorchHead(TrainablePipe):
     def get_loss(
         self, examples: Sequence[Example], scores: Outputs, golds: Optional[Sequence[Any]] = None
     ) -> Tuple[float, Outputs]:
-        """The loss of the module's outputs, and its gradient by them."""
+        """Compute the loss of what is annotated, summed, and the gradient of its mean.
+
+        The mean makes the losses of all heads comparable, whatever they annotate and however much of a batch has it.
+        """
         if golds is None:
             golds = [self.gold(example) for example in examples]
-        return _differentiate(lambda outputs: self.loss(examples, outputs, golds), scores)
+        n_units = max(1, sum(self.n_units(gold) for gold in golds if gold is not None))
+        return _differentiate(lambda outputs: self.loss(examples, outputs, golds), scores, n_units)
 
     def get_soft_loss(
         self, docs: Sequence[Doc], scores: Outputs, targets: Outputs, *, temperature: float = 1.0, weight: float = 1.0
     ) -> Tuple[float, Outputs]:
-        """The loss of the module's outputs by a teacher's, and its gradient by them, times a weight.
+        """Compute the loss of the module's outputs by a teacher's, summed, and the gradient of its mean, times a weight.
 
         docs, targets, temperature: See `soft_loss`.
         """
-        return _differentiate(lambda outputs: weight * self.soft_loss(docs, outputs, targets, temperature), scores)
+        n_units = max(1, self.n_soft_units(docs))
+        return _differentiate(
+            lambda outputs: weight * self.soft_loss(docs, outputs, targets, temperature), scores, n_units
+        )
 
     # --- files ---
 
@@ -238,14 +253,16 @@ class TorchHead(TrainablePipe):
         return self
 
 
-def _differentiate(loss_of: Callable[[Outputs], torch.Tensor], scores: Outputs) -> Tuple[float, Outputs]:
-    """A loss of a module's outputs, and its gradient by them."""
+def _differentiate(
+    loss_of: Callable[[Outputs], torch.Tensor], scores: Outputs, n_units: int
+) -> Tuple[float, Outputs]:
+    """Compute a loss of a module's outputs, a sum over so many units, and the gradient of their mean."""
     leaves = tuple(tensor.detach().requires_grad_() for tensor in scores.tensors)
     loss = loss_of(Outputs(leaves, scores.lengths))
     gradients = [None] * len(leaves)
     if loss.requires_grad:  # it doesn't, where there are no words
         gradients = torch.autograd.grad(loss, leaves, allow_unused=True)
-    filled = tuple(torch.zeros_like(leaf) if d is None else d for leaf, d in zip(leaves, gradients))
+    filled = tuple(torch.zeros_like(leaf) if d is None else d / n_units for leaf, d in zip(leaves, gradients))
     return float(loss.detach()), Outputs(filled, scores.lengths)
 
 

@@ -193,6 +193,10 @@ class BetoDependencyParser(TorchHead):
             numpy.asarray([numbers.get(label or "", -1) for label in labels], dtype="i8"),
         )
 
+    def n_units(self, gold: GoldTrees) -> int:
+        """Count the words whose head is known."""
+        return int((gold.heads >= 0).sum())
+
     def loss(self, examples: Sequence[Example], outputs: Outputs, golds: Sequence[Any]) -> torch.Tensor:
         """The cross-entropies of trees and of the labels of their arcs, summed; see `tree_loss`."""
         docs = [example.predicted for example in examples]

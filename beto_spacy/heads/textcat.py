@@ -372,6 +372,14 @@ class BetoTextCategorizer(TorchHead):
         """1, 0, or NaN for what is missing, by label. None if nothing is annotated."""
         return self._truth(example.reference) if _has_words(example.predicted) else None
 
+    def n_units(self, gold: numpy.ndarray) -> int:
+        """Count documents."""
+        return 1
+
+    def n_soft_units(self, docs: Sequence[Doc]) -> int:
+        """Count documents."""
+        return len(docs)
+
     def loss(self, examples: Sequence[Example], outputs: Outputs, golds: Sequence[Any]) -> torch.Tensor:
         """The cross-entropy of what is annotated, summed over documents (and over labels without exclusion)."""
         scores = outputs.tensors[0]
