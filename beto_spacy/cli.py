@@ -7,7 +7,7 @@ on is one message on standard error and exit code 1.
 import json
 import sys
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import click
 
@@ -280,6 +280,46 @@ def _split_overrides(arguments: Tuple[str, ...]) -> Tuple[List[str], Dict[str, A
         except ValueError:
             found[name[2:]] = value
     return rest, found
+
+
+class _Auto(click.ParamType):
+    """A number, or ``auto`` for what suits."""
+
+    name = "number|auto"
+
+    def __init__(self, kind: Callable[[str], Any]):
+        self.kind = kind
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        if value == "auto":
+            return None
+        try:
+            return self.kind(value)
+        except ValueError:
+            self.fail(f"'{value}' is neither a number nor 'auto'.", param, ctx)
+
+
+@main.command("train", context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
+@click.argument("config", type=click.Path(path_type=Path))
+@click.argument("rest", nargs=-1, type=click.UNPROCESSED)
+@click.option("--output", required=True, type=click.Path(path_type=Path), help="The folder for the trained pipeline.")
+@click.option("--passes", type=_Auto(float), default="auto", help="Passes over the training corpora.")
+@click.option("--updates", type=_Auto(int), default="auto", help="The number of updates, instead of passes.")
+@click.option("--evaluations", default=8, show_default=True, help="How often the development corpora are scored.")
+@click.option("--learn-rate", type=_Auto(float), default="auto", help="By default what suits the encoder's width.")
+@click.option("--gpu", default=-1, show_default=True, help="Number of the GPU; -1 for the CPU.")
+def train_command(config: Path, rest: Tuple[str, ...], **options: Any) -> None:
+    """Train a pipeline as CONFIG says; updates, warm-up and learning rate follow from corpora and encoder.
+
+    Fields of the config are overridden as --section.field VALUE.
+    """
+    from .train import train
+
+    paths, overrides = _split_overrides(rest)
+    if paths:
+        raise click.UsageError(f"'{paths[0]}' is no override: write --section.field VALUE.")
+    for name, value in train(config, overrides=overrides, **options).items():
+        click.echo(f"{name} = {value}")
 
 
 @main.command("compare", context_settings={"ignore_unknown_options": True, "allow_extra_args": True})

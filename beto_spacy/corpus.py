@@ -10,6 +10,7 @@ out and reported as a `Problem`.
 
 import math
 import os
+import random
 import warnings
 from collections import Counter
 from dataclasses import dataclass, field
@@ -576,6 +577,8 @@ def make_corpora_reader(
     limit: int = 0,
     gold_preproc: bool = False,
     weights: Optional[Dict[str, float]] = None,
+    temperature: float = 1.0,
+    most_sentences: int = 0,
     augmenter: Optional[Callable[[Language, Example], Iterable[Example]]] = None,
 ) -> Callable[[Language], Iterable[Example]]:
     """Build ``beto_spacy.Corpora.v1``: several corpora as one stream, mixed evenly.
@@ -591,21 +594,29 @@ def make_corpora_reader(
     gold_preproc: Give the corpus' own tokens and single sentences to the pipeline.
     weights: How often a corpus is seen in one pass, by its path as in `paths`: 2 twice, 0.5 every second document.
         That of a folder holds for each of its files.
+    temperature: Above 1, small corpora are repeated: a corpus of n tokens takes a share of the stream in proportion to
+        n ** (1 / temperature), and the largest one is seen once (Devlin et al. 2019, on languages). 1 repeats nothing.
+        `weights` multiply what it gives.
+    most_sentences: Cut each document into runs of 1 to so many sentences, at random but the same each time, so that
+        short and long documents are learned alike; 0 leaves documents whole.
     augmenter: Makes other examples of each, such as ``beto_spacy.drop_final_punctuation.v1``; for training.
     RETURNS: A function from the pipeline to the examples.
-    Raises CorpusError B210 to B212 for the files, B213 (no paths), B214 (weights or limits).
+    Raises CorpusError B210 to B212 for the files, B213 (no paths), B214 (weights or limits), B215 (temperature).
     """
-    corpora = _parse_paths(paths, weights)
-    if max_length < 0 or limit < 0:
-        raise CorpusError("B214", "max_length and limit can't be negative.", "Give 0 for no limit.")
+    corpora = _heat(_parse_paths(paths, weights), temperature)
+    if max_length < 0 or limit < 0 or most_sentences < 0:
+        what = "max_length, limit and most_sentences can't be negative."
+        raise CorpusError("B214", what, "Give 0 for no limit.")
     warned = []
 
     def read(nlp: Language) -> Iterator[Example]:
         left_out, count = 0, 0
+        chance = random.Random(0)
         for doc in _interleave(corpora, nlp.vocab):
             if not doc.text.strip():
                 continue
-            for piece in _pieces(doc, max_length, gold_preproc):
+            cut = _runs(doc, most_sentences, chance) if most_sentences else [doc]
+            for piece in (piece for run in cut for piece in _pieces(run, max_length, gold_preproc)):
                 if piece is None:
                     left_out += 1
                     continue
@@ -650,6 +661,30 @@ def _parse_paths(
     return [_Corpus(name, file, weights.get(name, 1.0)) for name in names for file in _spacy_files(Path(name))]
 
 
+def _heat(corpora: List[_Corpus], temperature: float) -> List[_Corpus]:
+    """Weight corpora by a temperature, see `make_corpora_reader`."""
+    if not (math.isfinite(temperature) and temperature >= 1):
+        fix = "Give 1 to repeat no corpus, or a number above 1 to repeat small ones."
+        raise CorpusError("B215", f"Corpora can't be drawn at a temperature of {temperature}.", fix)
+    if temperature == 1:
+        return corpora
+    sizes = [sum(map(len, _load(corpus.path).tokens)) for corpus in corpora]
+    largest = max(sizes)
+    factors = [(largest / max(size, 1)) ** (1 - 1 / temperature) for size in sizes]
+    return [corpus._replace(weight=corpus.weight * factor) for corpus, factor in zip(corpora, factors)]
+
+
+def count_words(
+    paths: Optional[Union[str, Path, List[Union[str, Path]]]],
+    *,
+    weights: Optional[Dict[str, float]] = None,
+    temperature: float = 1.0,
+) -> int:
+    """Count the tokens of a pass over corpora as `make_corpora_reader` mixes them; see there for arguments, errors."""
+    corpora = _heat(_parse_paths(paths, weights), temperature)
+    return round(sum(corpus.weight * sum(map(len, _load(corpus.path).tokens)) for corpus in corpora))
+
+
 def _interleave(corpora: List[_Corpus], vocab: Vocab) -> Iterator[Doc]:
     """Documents of all corpora: the k-th of n stands at (k + 0.5) / n of the stream."""
 
@@ -674,6 +709,20 @@ def _interleave(corpora: List[_Corpus], vocab: Vocab) -> Iterator[Doc]:
 def _due(i: int, share: float) -> bool:
     """Whether the i-th of many is among an evenly spread share of them, the first included."""
     return math.ceil((i + 1) * share - 1e-9) > math.ceil(i * share - 1e-9)
+
+
+def _runs(doc: Doc, most: int, chance: random.Random) -> Iterator[Doc]:
+    """Cut a document into runs of 1 to ``most`` of its sentences; one without sentences stays whole."""
+    ends = [sent.end for sent in doc.sents] if doc.has_annotation("SENT_START") else []
+    if len(ends) < 2:
+        yield doc
+        return
+    start = first = 0
+    while first < len(ends):
+        first += chance.randint(1, most)
+        end = ends[min(first, len(ends)) - 1]
+        yield doc if (start, end) == (0, len(doc)) else _cut(doc, start, end)
+        start = end
 
 
 def _pieces(doc: Doc, max_length: int, single: bool) -> Iterator[Optional[Doc]]:

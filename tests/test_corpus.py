@@ -14,7 +14,15 @@ from spacy.training import Corpus, Example
 from thinc.api import Adam
 
 from beto_spacy import corpus as corpus_module
-from beto_spacy.corpus import convert, group_docs, load_docs, make_corpora_reader, read_docs, record_to_doc
+from beto_spacy.corpus import (
+    convert,
+    count_words,
+    group_docs,
+    load_docs,
+    make_corpora_reader,
+    read_docs,
+    record_to_doc,
+)
 from beto_spacy.errors import CorpusError, FormatError
 from beto_spacy.formats import Record
 
@@ -735,3 +743,35 @@ def test_real_clinical_records(tmp_path, nlp):
     assert sum(len(doc.ents) for doc in docs) + len(report.problems) > 500
     for problem in report.problems:
         assert "doesn't fit the tokens" in problem.message
+
+
+def test_temperature_repeats_small_corpora(files, tmp_path, nlp):
+    small, large = tmp_path / "small.spacy", tmp_path / "large.spacy"
+    convert(files["conllu"], small, n_sents=1, slice=":1")
+    convert([files["conllu"]] * 8, large, n_sents=1)
+    words = [sum(len(doc) for doc in read_docs(path, nlp.vocab)) for path in (small, large)]
+    for temperature in (1.0, 2.0, 4.0):
+        examples = list(make_corpora_reader([small, large], temperature=temperature)(nlp))
+        shown = len(examples) - sum(1 for _ in read_docs(large, nlp.vocab))  # the largest is seen once
+        share = (words[1] / words[0]) ** (1 - 1 / temperature)
+        assert abs(shown - share) <= 1
+        counted = count_words([small, large], temperature=temperature)
+        assert counted == round(words[1] + share * words[0])
+    for temperature in (0.5, float("nan")):
+        with pytest.raises(CorpusError, match="B215"):
+            make_corpora_reader([small, large], temperature=temperature)
+
+
+def test_documents_are_cut_into_runs_of_sentences(files, tmp_path, nlp):
+    path = tmp_path / "long.spacy"
+    convert([files["conllu"]] * 6, path, n_sents=12)
+    whole = [doc for doc in read_docs(path, nlp.vocab)]
+    cut = list(make_corpora_reader(path, most_sentences=3)(nlp))
+    sizes = [sum(1 for _ in eg.reference.sents) for eg in cut]
+    assert set(sizes) == {1, 2, 3}
+    assert sum(sizes) == sum(sum(1 for _ in doc.sents) for doc in whole)
+    assert [token.text for eg in cut for token in eg.reference] == [token.text for doc in whole for token in doc]
+    again = list(make_corpora_reader(path, most_sentences=3)(nlp))
+    assert [eg.reference.text for eg in again] == [eg.reference.text for eg in cut]
+    with pytest.raises(CorpusError, match="B214"):
+        make_corpora_reader(path, most_sentences=-1)
