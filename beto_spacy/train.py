@@ -77,7 +77,7 @@ def choose_settings(
     """Choose what `train` sets, without training; see there for arguments and errors."""
     if (passes is not None and not passes > 0) or (updates is not None and updates < 1) or evaluations < 1:
         raise ProjectError(
-            "B560",
+            "B570",
             f"A training can't have {passes} passes, {updates} updates and {evaluations} evaluations.",
             "Give positive numbers, or leave them out.",
         )
@@ -88,7 +88,7 @@ def choose_settings(
         words = training["batcher"].get("size")
     except Exception as error:
         raise ProjectError(
-            "B561",
+            "B571",
             f"The training config can't be read ({' '.join(str(error).split())[:300]}).",
             "Correct what the message names, or start from configs/train.cfg.",
             path=config,
@@ -96,7 +96,7 @@ def choose_settings(
     if updates is None:
         if reader.get("@readers") != _READER or not isinstance(words, int):
             raise ProjectError(
-                "B562",
+                "B572",
                 "The updates of a pass can't be counted for this config.",
                 f"Give a number of updates, or use the reader {_READER} and a batcher with a size.",
                 path=config,

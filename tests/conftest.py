@@ -133,7 +133,7 @@ def shared():
 
 ROOT = Path(__file__).resolve().parents[1]
 STEPS = ("convert-sample", "check", "train", "evaluate", "package")
-SHORT = ("--vars.max_steps", "6", "--vars.eval_frequency", "6")
+SHORT = ("--vars.updates", "6", "--vars.evaluations", "1")
 
 
 def run(*command, cwd, **kwargs):

@@ -40,7 +40,7 @@ LAYERS = [
         "conllu",
         "lemmatizer",
     },
-    {"pretrain", "annotate", "project", "benchmark_texts"},
+    {"pretrain", "annotate", "project", "benchmark_texts", "train"},
     {"evaluate", "benchmark", "calibrate"},
     {"compare", "quantize", "distill"},
     {"cli"},

@@ -69,11 +69,11 @@ def test_wider_encoders_learn_at_lower_rates(encoders, tmp_path):
 
 def test_settings_that_cannot_be(corpus, tmp_path):
     for options in ({"passes": 0}, {"updates": 0}, {"evaluations": 0}):
-        with pytest.raises(BetoError, match="B560"):
+        with pytest.raises(BetoError, match="B570"):
             settings(corpus, **options)
-    with pytest.raises(BetoError, match="B561"):
+    with pytest.raises(BetoError, match="B571"):
         choose_settings(tmp_path / "none.cfg")
-    with pytest.raises(BetoError, match="B562"):
+    with pytest.raises(BetoError, match="B572"):
         settings(corpus, overrides={"corpora.train": {"@readers": "spacy.Corpus.v1", "path": str(corpus)}})
     with pytest.raises(BetoError, match="B210"):
         settings(tmp_path / "none.spacy")
