@@ -24,6 +24,7 @@ The JSON report::
         "layers": {"tokenization": PRF, "tag"|"pos"|"morph"|"lemma": ACCURACY, "features": TABLE, "sentences": PRF,
                    "dependencies": {"without_punctuation": {"uas": PRF, "las": PRF},
                                     "with_punctuation": {"uas": PRF, "las": PRF}, "relations": TABLE}},
+        "positions": {"tag"|"pos": {bin: ACCURACY}},  by position in the document, see `positions`
         "entities": {"documents": int, "spans": TABLE, "tags": TABLE and "accuracy"},
         "categories": {component: TABLE and "exclusive", "documents", "left_out", "unknown", "accuracy", "confusion"},
         "conll18": {"documents": int, "metrics": {metric: {"precision", "recall", "f1", "aligned_accuracy"} or null}},
@@ -35,7 +36,8 @@ The JSON report::
     TABLE     {"labels": {label: PRF}, "micro": PRF, "macro": AVERAGE, "weighted": AVERAGE}
     AVERAGE   {"precision", "recall", "f1", "support"}
 
-``entities``, ``categories``, ``conll18``, ``spacy`` and ``speed`` are empty where there is nothing to say.
+``positions``, ``entities``, ``categories``, ``conll18``, ``spacy`` and ``speed`` are empty where there is nothing to
+say.
 """
 
 import importlib.util
@@ -74,6 +76,7 @@ from .conllu import (
 from .errors import BetoError, CorpusError, FormatError, ProjectError
 from .formats import detect_format
 from .heads.textcat import make_textcat_scorer
+from .positions import accuracy_scores, position_rows, position_scores
 
 __all__ = [
     "CategoryGroup",
@@ -241,6 +244,18 @@ def tokenization_scores(examples: Iterable[Example]) -> Optional[Scores]:
     return _prf(correct, predicted, gold) if gold else None
 
 
+def _judged(examples: Iterable[Example], layer: str) -> Iterable[Tuple[int, Optional[bool]]]:
+    """The position in its document of each gold token with a value, and whether the pipeline has the same value there;
+    None if it has no such token."""
+    for example in examples:
+        _, match = _links(example)
+        words = [(token, other) for token, other in zip(example.reference, match) if not is_space(token)]
+        for position, (token, other) in enumerate(words):
+            value = value_of(token, layer)
+            if value is not None:
+                yield position, None if other is None else value_of(example.predicted[other], layer) == value
+
+
 def attribute_scores(examples: Iterable[Example], layer: str) -> Optional[Scores]:
     """Compare one value a token.
 
@@ -249,26 +264,7 @@ def attribute_scores(examples: Iterable[Example], layer: str) -> Optional[Scores
         pipeline tokenizes otherwise is wrong), ``aligned_accuracy`` over those that are a token in both. None if
         gold has no value.
     """
-    correct = aligned = support = 0
-    for example in examples:
-        _, match = _links(example)
-        for token, other in zip(example.reference, match):
-            value = value_of(token, layer)
-            if value is None or is_space(token):
-                continue
-            support += 1
-            if other is not None:
-                aligned += 1
-                correct += value_of(example.predicted[other], layer) == value
-    if not support:
-        return None
-    return {
-        "accuracy": correct / support,
-        "aligned_accuracy": _ratio(correct, aligned),
-        "support": support,
-        "aligned": aligned,
-        "correct": correct,
-    }
+    return accuracy_scores([right for _, right in _judged(examples, layer)])
 
 
 def feature_scores(examples: Iterable[Example]) -> Optional[Scores]:
@@ -634,8 +630,8 @@ def score_docs(
     exclusive: Whether that one group is exclusive.
     layers: The layers, of `LAYERS`, that the pipeline gives; None: those that the predicted documents have.
     tokenization: False if the predicted documents were given the gold tokens.
-    RETURNS: ``documents``, ``tokens``, ``unscored``, ``layers``, ``entities``, ``categories``, ``conll18`` and
-        ``spacy``, as in the module's docstring.
+    RETURNS: ``documents``, ``tokens``, ``unscored``, ``layers``, ``positions``, ``entities``, ``categories``,
+        ``conll18`` and ``spacy``, as in the module's docstring.
     Raises CorpusError if the documents don't go together.
     """
     examples = make_examples(gold, predicted)
@@ -677,6 +673,7 @@ def score_docs(
             "pipeline_only": [layer for layer in LAYERS if layer in given and layer not in both],
         },
         "layers": scored,
+        "positions": {layer: position_scores(_judged(examples, layer)) for layer in ("tag", "pos") if layer in scored},
         "entities": entities,
         "categories": categories,
         "conll18": conll18_scores(examples, layers=given) or {},
@@ -1215,6 +1212,11 @@ def _render_corpus(entry: Scores) -> List[str]:
                 for n, s in ((layer, layers[layer]) for layer in accuracies)
             ],
         )
+    if entry["positions"]:
+        lines += ["### Accuracy by position", "", "Positions are tokens from the start of the document.", ""]
+        header = ["Position", "Tokens", *(f"{layer}, accuracy" for layer in entry["positions"])]
+        rows = [(name, n, *map(_percent, values)) for name, n, values in position_rows(entry["positions"])]
+        lines += _grid(header, rows)
     spans = {name: layers[name] for name in ("tokenization", "sentences") if name in layers}
     if spans:
         lines += ["### Tokens and sentences", "", *_table_grid("Layer", {"labels": spans}, averages=False)]

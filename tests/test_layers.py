@@ -17,6 +17,7 @@ LAYERS = [
         "files",
         "memory",
         "divergence",
+        "positions",
         "cpu_training",
         "heads.crf_steps",
         "heads.mst",
