@@ -23,6 +23,7 @@ from thinc.api import Config, Model, Optimizer, set_dropout_rate
 from .encoder import DocGradients, set_width
 from .errors import EncoderError
 from .memory import give_back_memory
+from .vectors import refuse_vectors
 
 DEFAULT_CONFIG = Config().from_str(
     """
@@ -104,12 +105,14 @@ class BetoTransformer(Transformer):
     def set_annotations(self, docs: Iterable[Doc], predictions: FullTransformerBatch) -> None:
         """Keep the features on the documents, and with them the names of the transformers that wrote there, this last.
 
-        Those that wrote before were overwritten; a listener that expects one of them can tell.
+        Those that wrote before were overwritten; a listener that expects one of them can tell. `doc.vector` and the
+        like raise until a component gives the documents vectors.
         """
         docs = list(docs)
         for doc, data in zip(docs, predictions.doc_data):
             before = getattr(doc._.trf_data, "written_by", ())
             data.written_by = (*(name for name in before if name != self.name), self.name)  # type: ignore[attr-defined]
+            refuse_vectors(doc)
         super().set_annotations(docs, predictions)
 
     def update(

@@ -27,7 +27,7 @@ LAYERS = [
     {"onnx_model", "settings", "footprint", "benchmark_report", "heads.crf"},
     {"formats", "windows", "texts", "checkpoint", "torch_shim", "augment"},
     {"corpus", "encoder", "sequences", "shrink", "heads.layer", "multiwords"},
-    {"heads.base"},
+    {"heads.base", "vectors"},
     {
         "transformer",
         "listener",
