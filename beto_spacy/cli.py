@@ -261,6 +261,17 @@ def add_wordpieces_command(encoder: str, dest: Path, pieces: Tuple[str, ...]) ->
     click.echo(f"Encoder: {dest}, {add_wordpieces(encoder, dest, pieces or EMOJI)} wordpieces added")
 
 
+@main.command("unknown")
+@click.argument("encoder")
+@click.argument("corpora", nargs=-1, required=True)
+@click.option("--most", default=20, show_default=True, help="Characters to list.")
+def unknown_command(encoder: str, corpora: Tuple[str, ...], most: int) -> None:
+    """List the commonest characters of CORPORA, .spacy files, that the vocabulary of ENCODER lacks."""
+    from .unknown import find_unknown, render_unknown
+
+    click.echo(render_unknown(find_unknown(encoder, list(corpora)), most=most))
+
+
 def _split_overrides(arguments: Tuple[str, ...]) -> Tuple[List[str], Dict[str, Any]]:
     """Part ``--section.field VALUE`` and ``--section.field=VALUE`` from the rest; values are JSON, or else text."""
     rest: List[str] = []
@@ -307,6 +318,12 @@ class _Auto(click.ParamType):
 @click.option("--updates", type=_Auto(int), default="auto", help="The number of updates, instead of passes.")
 @click.option("--evaluations", default=8, show_default=True, help="How often the development corpora are scored.")
 @click.option("--learn-rate", type=_Auto(float), default="auto", help="By default what suits the encoder's width.")
+@click.option(
+    "--add-wordpieces",
+    default="none",
+    show_default=True,
+    help="Signs that the encoder gets wordpieces for, with spaces between; 'auto' for those of the corpora.",
+)
 @click.option("--gpu", default=-1, show_default=True, help="Number of the GPU; -1 for the CPU.")
 def train_command(config: Path, rest: Tuple[str, ...], **options: Any) -> None:
     """Train a pipeline as CONFIG says; updates, warm-up and learning rate follow from corpora and encoder.
@@ -318,6 +335,8 @@ def train_command(config: Path, rest: Tuple[str, ...], **options: Any) -> None:
     paths, overrides = _split_overrides(rest)
     if paths:
         raise click.UsageError(f"'{paths[0]}' is no override: write --section.field VALUE.")
+    pieces = options.pop("add_wordpieces")
+    options["add_wordpieces"] = {"auto": "auto", "none": []}.get(pieces, pieces.split())
     for name, value in train(config, overrides=overrides, **options).items():
         click.echo(f"{name} = {value}")
 

@@ -661,6 +661,11 @@ def _parse_paths(
     return [_Corpus(name, file, weights.get(name, 1.0)) for name in names for file in _spacy_files(Path(name))]
 
 
+def corpus_files(paths: Optional[Union[str, Path, List[Union[str, Path]]]]) -> List[Path]:
+    """The `.spacy` files of corpora, by their paths as `make_corpora_reader` takes them; see there for errors."""
+    return [corpus.path for corpus in _parse_paths(paths, None)]
+
+
 def _heat(corpora: List[_Corpus], temperature: float) -> List[_Corpus]:
     """Weight corpora by a temperature, see `make_corpora_reader`."""
     if not (math.isfinite(temperature) and temperature >= 1):

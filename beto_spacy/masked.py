@@ -8,7 +8,7 @@ import json
 import math
 import tempfile
 from pathlib import Path
-from typing import Any, Dict, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
 import numpy
 import torch
@@ -21,6 +21,7 @@ from .checkpoint import (
     bert_config,
     check_complete,
     check_place,
+    load_checkpoint,
     load_tokenizer,
     make_config,
     quiet_hub,
@@ -332,14 +333,18 @@ def render_evaluation(scores: Dict[str, Dict[str, float]]) -> str:
     return "\n".join(lines)
 
 
-def add_wordpieces(name: Union[str, Path], dest: Union[str, Path], pieces: Sequence[str] = EMOJI) -> int:
+def add_wordpieces(
+    name: Union[str, Path], dest: Union[str, Path], pieces: Sequence[str] = EMOJI, *, like_others: bool = False
+) -> int:
     """Give an encoder wordpieces for words or signs that it has none for, as a start for further training.
 
     Until then the new ones mean what unknown words mean: they have the vector of [UNK].
 
-    name: An encoder with its prediction head and a WordPiece vocabulary, such as BETO.
+    name: An encoder with a WordPiece vocabulary, such as BETO; its prediction head is kept, if it has one.
     dest: The folder to write.
     pieces: What to add; what the vocabulary has already is left out. By default signs that messages are full of.
+    like_others: Start new signs from the mean of all signs in the vocabulary, and new letters and words from that of
+        all letters, instead of [UNK].
     Returns how many were added. Raises EncoderError for another kind of vocabulary, or for a piece that the tokenizer
     takes apart; ProjectError if the folder can't be written.
     """
@@ -348,7 +353,12 @@ def add_wordpieces(name: Union[str, Path], dest: Union[str, Path], pieces: Seque
     with quiet_hub():
         stated, _ = PretrainedConfig.get_config_dict(source)
     pairs = "BertForPreTraining" in (stated.get("architectures") or [])
-    model, tokenizer = load_masked_model(name, next_sentence=pairs)
+    try:
+        model, tokenizer = load_masked_model(name, next_sentence=pairs)
+    except EncoderError as error:
+        if error.code != "B622":
+            raise
+        model, tokenizer = load_checkpoint(name)
     backend = tokenizer.backend_tokenizer
     state = json.loads(backend.to_str())
     if state["model"]["type"] != "WordPiece":
@@ -363,21 +373,24 @@ def add_wordpieces(name: Union[str, Path], dest: Union[str, Path], pieces: Seque
         words = [word for word, _ in backend.pre_tokenizer.pre_tokenize_str(text)]
         if len(words) != 1:
             raise EncoderError("B642", f"'{piece}' is not one word to the tokenizer ({words}).", "Leave it out.")
-        if words[0] in vocabulary:
+        if words[0] in vocabulary and len(words[0]) > 1:
             continue
         alone = len(backend.pre_tokenizer.pre_tokenize_str("a" + words[0])) > 1
         for form in (words[0],) if alone else (words[0], "##" + words[0]):
             if form not in vocabulary:
                 vocabulary[form] = number
                 number += 1
-    unknown = tokenizer.unk_token_id
+    known, added = {form: n for form, n in vocabulary.items() if n < before}, {}
+    for form, n in vocabulary.items():
+        if n >= before:
+            added[n] = _peers(form, known) if like_others else []
     model.resize_token_embeddings(number, mean_resizing=False)
     with torch.no_grad():
         embeddings = model.get_input_embeddings().weight
-        embeddings[before:] = embeddings[unknown]
         bias = getattr(model.get_output_embeddings(), "bias", None)
-        if bias is not None:
-            bias[before:] = bias[unknown]
+        for weights in (embeddings,) if bias is None else (embeddings, bias):
+            for n, peers in added.items():
+                weights[n] = weights[peers or [tokenizer.unk_token_id]].mean(dim=0)
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save_pretrained(folder)
         Path(folder, "tokenizer.json").write_text(json.dumps(state, ensure_ascii=False), encoding="utf8")
@@ -385,3 +398,15 @@ def add_wordpieces(name: Union[str, Path], dest: Union[str, Path], pieces: Seque
     half = "float16" in str(stated.get("torch_dtype", stated.get("dtype", "")))
     write_checkpoint(Checkpoint(model.half() if half else model, tokenizer), Path(dest))
     return number - before
+
+
+def _peers(form: str, vocabulary: Dict[str, int]) -> List[int]:
+    """The numbers of the single signs in a vocabulary, for a sign; of the single letters, for another wordpiece."""
+    inside, core = form.startswith("##"), form[2:] if form.startswith("##") else form
+    return [
+        n
+        for other, n in vocabulary.items()
+        if other.startswith("##") == inside
+        and len(other) == 1 + 2 * inside
+        and other[-1].isalnum() == any(map(str.isalnum, core))
+    ]

@@ -7,7 +7,7 @@ whatever is stated is kept. The training itself is ``spacy train``.
 
 import math
 from pathlib import Path
-from typing import Any, Dict, Mapping, Optional, Union
+from typing import Any, Dict, Mapping, Optional, Sequence, Union
 
 from spacy.util import load_config
 
@@ -31,6 +31,7 @@ def train(
     updates: Optional[int] = None,
     evaluations: int = 8,
     learn_rate: Optional[float] = None,
+    add_wordpieces: Union[str, Sequence[str]] = (),
     gpu: int = -1,
     overrides: Optional[Mapping[str, Any]] = None,
 ) -> Dict[str, Any]:
@@ -45,6 +46,9 @@ def train(
         evaluations: How often the pipeline is scored on the development corpora, evenly spread; the last time at the
             end.
         learn_rate: The highest rate of the encoder; by default what suits its width, see `suitable_rate`.
+        add_wordpieces: What the encoder gets wordpieces for before the training; ``"auto"`` for the characters of the
+            training corpora that its vocabulary lacks, see `unknown.add_characters`. The encoder with them is in the
+            folder ``encoder`` of the output; there is none if nothing is to be added.
         gpu: Number of the GPU; -1 for the CPU.
         overrides: Fields of the config, by section and name. What they state is kept.
 
@@ -61,6 +65,18 @@ def train(
     chosen = choose_settings(
         config, passes=passes, updates=updates, evaluations=evaluations, learn_rate=learn_rate, overrides=overrides
     )
+    if add_wordpieces:
+        from .unknown import add_characters
+
+        settings = load_config(Path(config), overrides=overrides, interpolate=True)
+        encoder, added = add_characters(
+            settings["paths"]["encoder"],
+            Path(output) / "encoder",
+            settings["corpora"]["train"]["paths"],
+            None if add_wordpieces == "auto" else add_wordpieces,
+        )
+        if added:
+            overrides["paths.encoder"] = chosen["paths.encoder"] = encoder
     spacy_train(Path(config), Path(output), use_gpu=gpu, overrides={**overrides, **chosen})
     return chosen
 
@@ -134,4 +150,3 @@ def suitable_rate(encoder: Optional[str]) -> float:
     width = wide if encoder is None else min(max(read_width(encoder), narrow), wide)
     exponent = math.log(high / low) / math.log(wide / narrow)
     return float(f"{high * (narrow / width) ** exponent:.2g}")
-

@@ -2,8 +2,8 @@
 
 The vector of a token is the mean over its wordpieces' last hidden states; they are kept as ``doc.tensor``, from which
 spaCy itself makes the vectors of spans and documents, the mean over their tokens. White space has zeros. Nothing is
-learned: subtracting a mean or the first principal components spreads the similarities, but doesn't order pairs of
-sentences better.
+learned: subtracting a mean or the first principal components spreads the similarities, but doesn't reliably order
+pairs of sentences better.
 """
 
 from typing import Any, Union

@@ -41,6 +41,7 @@ LAYERS = [
         "conllu",
         "lemmatizer",
     },
+    {"unknown"},
     {"pretrain", "annotate", "project", "benchmark_texts", "train"},
     {"evaluate", "benchmark", "calibrate"},
     {"compare", "quantize", "distill"},
