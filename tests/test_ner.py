@@ -1,5 +1,6 @@
 """Entities by the conditional random field: learned, saved, kept apart from what was there, and how sure."""
 
+import itertools
 import pickle
 
 import numpy
@@ -189,6 +190,67 @@ def test_white_space_neither_begins_nor_ends_an_entity(trained):
     assert (0, 3, "PER") in entities(trained(doc)) and all(e.start >= 3 for e in doc.ents[1:])
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_no_entity_crosses_a_line_break_or_a_tab(seed):
+    """Whatever the weights are; and the probabilities are those of what is left, by trying all tags."""
+    torch.manual_seed(seed)
+    nlp = build()
+    nlp.initialize(lambda: examples(nlp))
+    pipe = nlp.get_pipe("ner")
+    module = pipe.model.get_ref("output_layer").shims[0]._model
+    for parameter in module.parameters():
+        torch.nn.init.normal_(parameter)
+    with torch.no_grad():
+        module.linear.bias[2::2] += 4.0
+    for sign in ("\n", "\t", " \r\n", "\u2028"):
+        words = ["Ana", "Ruiz", sign, "Juan", " ", "Gil"]
+        pipe.settings["cross_lines"] = False
+        doc = nlp(Doc(nlp.vocab, words=words))
+        assert not any(e.start < 2 < e.end or doc[e.start].is_space for e in doc.ents)
+        outputs = pipe.model.predict([Doc(nlp.vocab, words=words)])
+        emissions, starts, transitions = (t.double() for t in outputs.tensors)
+        emissions = emissions[[0, 1, 3, 5]]
+        n_tags, may_start, may_follow = len(starts), crf.allowed_starts(3), crf.allowed_transitions(3)
+        weights = {}
+        for tags in itertools.product(range(n_tags), repeat=4):
+            follows = zip(tags, tags[1:])
+            if may_start[tags[0]] and may_start[tags[2]] and all(may_follow[a, b] for a, b in follows):
+                score = starts[tags[0]] + sum(emissions[i, tag] for i, tag in enumerate(tags))
+                weights[tags] = float(score + sum(transitions[a, b] for a, b in zip(tags, tags[1:])))
+        best = max(weights, key=weights.get)
+        chances = torch.tensor(list(weights.values()), dtype=torch.float64).softmax(0).tolist()
+
+        def spans(tags):
+            found = crf.tags_to_spans(torch.tensor([tags]), torch.tensor([4])).tolist()
+            places = [0, 1, 3, 5]
+            return [(places[a], places[b] + 1, pipe.labels[label]) for _, a, b, label in found]
+
+        assert entities(doc) == spans(best)
+        for entity, found in zip(doc.ents, spans(best)):
+            chance = sum(p for p, tags in zip(chances, weights) if found in spans(tags))
+            assert entity._.confidence == pytest.approx(chance, abs=1e-4)
+
+
+def test_an_entity_crosses_lines_where_it_may_or_is_there(trained):
+    words = ["María", "\n", "Gómez", "viajó"]
+    pipe = trained.get_pipe("ner")
+    module = pipe.model.get_ref("output_layer").shims[0]._model
+    saved = module.linear.bias.detach().clone()
+    with torch.no_grad():
+        module.linear.bias[crf.inside_tag(2)] += 1000.0
+    try:
+        assert all(e.end - e.start == 1 or 1 not in range(e.start, e.end) for e in trained(Doc(trained.vocab, words)).ents)
+        pipe.settings["cross_lines"] = True
+        assert (0, 4, "PER") in entities(trained(Doc(trained.vocab, words)))
+    finally:
+        pipe.settings["cross_lines"] = False
+        with torch.no_grad():
+            module.linear.bias.copy_(saved)
+    doc = Doc(trained.vocab, words)
+    doc.set_ents([Span(doc, 0, 3, label="PER")], default="missing")
+    assert (0, 3, "PER") in entities(trained(doc))
+
+
 def test_entities_end_with_their_paragraph(trained):
     for separator, pieces in (("\n", [4]), ("\n\n", [2, 2]), ("\n \n", [2, 2])):
         doc = Doc(trained.vocab, words=["María", "Gómez", separator, "Pedro", "Gómez"])
@@ -292,6 +354,7 @@ def test_it_learns_with_the_shared_encoder(encoders, tmp_path):
     assert entities(nlp(doc_of(nlp, SENTENCES[0][0]))) == SENTENCES[0][1]
     # white space has no vector: it is passed over
     text = SENTENCES[0][0]
+    nlp.get_pipe("ner").settings["cross_lines"] = True
     for separator in ("\n", " \n ", "\t"):
         doc = nlp("\n" + text.replace(" ", separator) + "\n")
         assert [(e.text.split(), e.label_) for e in doc.ents] == [

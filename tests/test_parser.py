@@ -1,5 +1,6 @@
 """Dependencies and sentences: learned, saved, and what happens at the edges."""
 
+import textwrap
 from itertools import product
 
 import numpy
@@ -214,7 +215,7 @@ def test_the_shapes_of_words_beyond_white_space(trained):
         assert (before[start:][[4, 5, 7]] - start).tolist() == [1, 4, 5]
 
 
-def test_a_line_break_is_as_good_as_a_space_and_an_empty_line_ends_a_sentence(with_encoder):
+def test_a_line_break_may_be_a_space_and_an_empty_line_ends_a_sentence(with_encoder, monkeypatch):
     sentences = ["Ana come pan .", "Luis duerme .", "La casa arde", "Ana duerme ."]
     words = " ".join(sentences).split()
 
@@ -225,13 +226,74 @@ def test_a_line_break_is_as_good_as_a_space_and_an_empty_line_ends_a_sentence(wi
         numbers = {token.i: n for n, token in enumerate(kept)}
         return [bool(t.is_sent_start) for t in kept], [(numbers[t.head.i], t.dep_) for t in kept]
 
-    assert starts(" ") == starts("\n") == starts(" \n ") == starts("\t")
-    assert sum(starts(" ")[0]) > 1
+    with monkeypatch.context() as changed:
+        changed.setitem(with_encoder.get_pipe("senter").settings, "line_breaks", "space")
+        assert starts(" ") == starts("\n") == starts(" \n ") == starts("\t") == starts("\n\n")
+        assert sum(starts(" ")[0]) > 1
     for separator in ("\n\n", " \n \n", "\r\n\r\n"):
         found = numpy.flatnonzero(starts(separator)[0]).tolist()
         assert {0, 4, 7, 10} <= set(found)
     for text in ("\n\nAna come pan .", " Ana come pan .\n\n", "\n\n"):
         assert len(list(with_encoder(text).sents)) == 1
+
+
+def untrained(**settings):
+    nlp = spacy.blank("es")
+    model = {"@architectures": "beto_spacy.SentenceStarts.v1", "tok2vec": CNN, "dropout": 0.0}
+    nlp.add_pipe("beto_senter", config={"model": model, **settings})
+    nlp.initialize(lambda: examples(nlp))
+    return nlp
+
+
+@pytest.fixture
+def bias(monkeypatch):
+    """Make a senter find a boundary everywhere, or nowhere."""
+
+    def set_bias(nlp, value):
+        module = nlp.get_pipe("beto_senter").model.get_ref("output_layer").shims[0]._model
+        torch.nn.init.constant_(module.score.bias, value)
+        return nlp
+
+    return set_bias
+
+
+LISTS = {
+    "Lima\nQuito\nBogotá": ["Lima", "Quito", "Bogotá"],
+    "Asistentes:\nAna Ruiz\nJuan Gil": ["Asistentes:", "Ana Ruiz", "Juan Gil"],
+    "Compra:\n\n1 pan\n2 huevos": ["Compra:", "1 pan", "2 huevos"],
+    "Lima y\nla costa": ["Lima y la costa"],
+    "Lima\n, la ciudad": ["Lima , la ciudad"],
+}
+
+
+@pytest.mark.parametrize("text", LISTS)
+def test_a_line_that_had_room_for_the_next_word_ends_a_sentence(bias, text):
+    doc = bias(untrained(), -100.0)(text)
+    assert [" ".join(s.text.split()) for s in doc.sents] == LISTS[text]
+
+
+@pytest.mark.parametrize("width", [40, 60, 72, 100])
+def test_wrapped_text_has_no_boundary_at_a_line_break(bias, width):
+    text = "Ana Ruiz (Lima) y Juan Gil viajaron a Buenos Aires. El Banco Central «de Chile» subió la Tasa, y Quito no. "
+    wrapped = textwrap.fill(text * 8, width, break_on_hyphens=False, break_long_words=False)
+    nlp = bias(untrained(), -100.0)
+    assert wrapped.count("\n") > 5 and len(list(nlp(wrapped).sents)) == 1
+    nlp = bias(untrained(line_breaks="boundary"), -100.0)
+    assert len(list(nlp(wrapped).sents)) == wrapped.count("\n") + 1
+
+
+def test_no_sentence_starts_with_a_mark_that_closes(bias):
+    words = "( La casa ) , : ; . ... ?! » ” ’ ] } ! ? Ana « pan » . \n\n ) Luis".split(" ")
+    for kind in ("space", "hint", "boundary"):
+        doc = bias(untrained(line_breaks=kind), 100.0)(Doc(spacy.blank("es").vocab, words=words))
+        assert [s[0].text for s in doc.sents] == ["(", "La", "casa", "Ana", "«", "pan", "Luis"]
+    doc = bias(untrained(), 100.0)(")")
+    assert doc[0].is_sent_start
+
+
+def test_a_line_break_is_one_of_three_things():
+    with pytest.raises(CorpusError, match="B258.*'line'"):
+        spacy.blank("es").add_pipe("beto_senter", config={"line_breaks": "line"})
 
 
 def test_sentences_do_not_depend_on_the_documents_beside(trained):

@@ -67,6 +67,10 @@ def make_torch_layer(
     return model
 
 
+#: What ends a line.
+LINE_BREAKS = "\n\r\v\f\x85\u2028\u2029"
+
+
 def document_lengths(docs: Sequence[Doc]) -> numpy.ndarray:
     """The number of tokens of each document. *Shape:* (n_documents,)"""
     return numpy.asarray([len(doc) for doc in docs], dtype="i8")
@@ -94,6 +98,18 @@ def paragraph_starts(doc: Doc, blank: numpy.ndarray) -> numpy.ndarray:
         if n_breaks > 1 and i + 1 < len(doc) and not blank[i + 1]:
             starts.append(i + 1)
     return numpy.asarray(starts, dtype="i8")
+
+
+def line_starts(doc: Doc, blank: numpy.ndarray, signs: str) -> numpy.ndarray:
+    """Which words come after white space that has one of some signs, such as a line break.
+
+    blank: Of `blank_tokens`.
+    Returns the positions of the tokens, in order.
+    """
+    words = numpy.flatnonzero(~blank)
+    breaks = [i for i in numpy.flatnonzero(blank).tolist() if any(sign in signs for sign in doc[i].text)]
+    after = numpy.unique(numpy.searchsorted(words, breaks))
+    return words[after[after < len(words)]]
 
 
 def build_module(layer: Model, width: int, n_classes: int) -> None:

@@ -21,7 +21,7 @@ from ..torch_shim import at_once, to_device
 from ..windows import INSIDE_TOKEN, PUNCTUATION, SENTENCE, TOKEN, cut_windows, length_buckets, pad_rows
 from . import crf
 from .base import TorchHead, default_model, lowest
-from .layer import Outputs, blank_tokens, make_torch_layer, paragraph_starts
+from .layer import LINE_BREAKS, Outputs, blank_tokens, line_starts, make_torch_layer, paragraph_starts
 
 _DEFAULT_MODEL = default_model("beto_spacy.CRF.v1", dropout=0.1)
 #: Tokens of a sequence of the random field at most; a longer document is cut where a sentence ends.
@@ -64,12 +64,19 @@ class FoundSpans(NamedTuple):
         "model": _DEFAULT_MODEL,
         "min_confidence": 0.0,
         "spans_key": "entities",
+        "cross_lines": False,
         "scorer": {"@scorers": "spacy.ner_scorer.v1"},
     },
     default_score_weights={"ents_f": 1.0, "ents_p": 0.0, "ents_r": 0.0, "ents_per_type": None},
 )
 def make_beto_ner(
-    nlp: Language, name: str, model: Model, min_confidence: float, spans_key: Optional[str], scorer: Optional[Callable]
+    nlp: Language,
+    name: str,
+    model: Model,
+    min_confidence: float,
+    spans_key: Optional[str],
+    cross_lines: bool,
+    scorer: Optional[Callable],
 ) -> "BetoEntityRecognizer":
     """Build a `BetoEntityRecognizer`.
 
@@ -77,10 +84,17 @@ def make_beto_ner(
     min_confidence: An entity that is less probable isn't set in `doc.ents`; 0 to 1.
     spans_key: Where in `doc.spans` all entities that were found are, with their probabilities; None for nowhere. spaCy
         doesn't move what is there: None where a component such as `merge_entities` merges tokens later.
+    cross_lines: Whether an entity may go on after a line break or a tab.
     scorer: ``spacy.ner_scorer.v1``.
     """
     return BetoEntityRecognizer(
-        nlp.vocab, model, name, min_confidence=min_confidence, spans_key=spans_key, scorer=scorer
+        nlp.vocab,
+        model,
+        name,
+        min_confidence=min_confidence,
+        spans_key=spans_key,
+        cross_lines=cross_lines,
+        scorer=scorer,
     )
 
 
@@ -103,7 +117,7 @@ class BetoEntityRecognizer(TorchHead):
     ``attrs["confidences"]``. Entities that are there before are kept, and count as certain; so are blocked tokens.
 
     vocab, model, name: As for any component.
-    min_confidence, spans_key, scorer: See `make_beto_ner`.
+    min_confidence, spans_key, cross_lines, scorer: See `make_beto_ner`.
     """
 
     def __init__(
@@ -114,11 +128,14 @@ class BetoEntityRecognizer(TorchHead):
         *,
         min_confidence: float = 0.0,
         spans_key: Optional[str] = "entities",
+        cross_lines: bool = False,
         scorer: Optional[Callable] = None,
     ):
         if not 0.0 <= min_confidence <= 1.0:
             raise CorpusError("B240", f"A probability can't be {min_confidence}.", "Set 'min_confidence' from 0 to 1.")
-        super().__init__(vocab, model, name, scorer, min_confidence=min_confidence, spans_key=spans_key)
+        super().__init__(
+            vocab, model, name, scorer, min_confidence=min_confidence, spans_key=spans_key, cross_lines=cross_lines
+        )
         self.cfg["temperature"] = 1.0
         if not Span.has_extension("confidence"):
             Span.set_extension("confidence", getter=span_confidence)
@@ -187,11 +204,19 @@ class BetoEntityRecognizer(TorchHead):
             doc.set_ents([*before, *new], blocked=blocked, default="outside")
 
     def _preset(self, docs: Sequence[Doc], emissions: torch.Tensor) -> Optional[torch.Tensor]:
-        """Which tags the tokens may have beside the entities that are there already; None if all may have any."""
+        """Which tags the tokens may have beside the entities that are there already; None if all may have any.
+
+        What is there may cross lines.
+        """
         iob = numpy.concatenate([doc.to_array([ENT_IOB]).reshape(-1) for doc in docs])
-        if not numpy.isin(iob, (1, 3)).any():
+        is_preset = bool(numpy.isin(iob, (1, 3)).any())
+        anew = numpy.zeros(0, dtype="i8") if self.settings["cross_lines"] else _after_breaks(docs)
+        if not is_preset and not len(anew):
             return None
         possible = torch.ones(emissions.shape, dtype=torch.bool, device=emissions.device)
+        possible[to_device(anew, emissions.device), 2::2] = False
+        if not is_preset:
+            return possible
         offset = 0
         numbers = {label: i for i, label in enumerate(self.labels)}
         for doc in docs:
@@ -282,6 +307,17 @@ class BetoEntityRecognizer(TorchHead):
         return {"temperature": self.cfg["temperature"]}
 
 
+def _after_breaks(docs: Sequence[Doc]) -> numpy.ndarray:
+    """The words after line breaks and tabs, by their places among the tokens of documents in a row."""
+    found, offset = [numpy.zeros(0, dtype="i8")], 0
+    for doc in docs:
+        blank = blank_tokens(doc)
+        if blank.any():
+            found.append(offset + line_starts(doc, blank, LINE_BREAKS + "\t"))
+        offset += len(doc)
+    return numpy.concatenate(found)
+
+
 def _begins(begins: Iterable[bool], blank: numpy.ndarray) -> List[bool]:
     """At which tokens, or in the white space right before them, an entity begins.
 
@@ -313,8 +349,7 @@ class _Batch(NamedTuple):
 def _batches(docs: Sequence[Doc], outputs: Outputs, possible: Optional[torch.Tensor] = None) -> Iterator[_Batch]:
     """Cut documents into sequences, and these into padded batches.
 
-    White space is passed over: it has no vector, and an entity may go on in the next line, though not after an empty
-    one.
+    White space is passed over: it has no vector. A sequence ends at an empty line.
 
     possible: Which tags the tokens of all documents may have. *Shape:* (n_tokens, n_tags)
     """

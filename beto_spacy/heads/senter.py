@@ -14,8 +14,17 @@ from thinc.api import Model
 from thinc.types import Floats2d
 
 from ..divergence import binary_divergence
+from ..errors import CorpusError
 from .base import TorchHead, default_model
-from .layer import Outputs, blank_tokens, document_lengths, make_torch_layer, paragraph_starts
+from .layer import (
+    LINE_BREAKS,
+    Outputs,
+    blank_tokens,
+    document_lengths,
+    line_starts,
+    make_torch_layer,
+    paragraph_starts,
+)
 
 _DEFAULT_MODEL = default_model("beto_spacy.SentenceStarts.v1", hidden_width=64, dropout=0.1)
 
@@ -56,6 +65,15 @@ _WINDOW = (-3, -2, -1, 0, 1, 2)
 
 #: The shapes are plain, and the optimizer's steps of one size: scaled up, they are learned some times faster.
 _SHAPE_SCALE = 20.0
+
+#: A sentence never starts with a token that is made of these alone.
+_NEVER_FIRST = ")]}»”’….,;:!?"
+
+#: What a line break may be, see `make_beto_senter`.
+_LINE_BREAK_KINDS = ("space", "hint", "boundary")
+
+#: Nobody wraps text to fewer characters than this: shorter lines are items of a list.
+_LEAST_WIDTH = 40
 
 #: What is asked of a word; the answers are its shape. New questions, or another order, need new training.
 _SHAPES: Tuple[Callable[[str], bool], ...] = (
@@ -115,6 +133,34 @@ def token_shapes(docs: Sequence[Doc]) -> Tuple[numpy.ndarray, numpy.ndarray]:
     return seen, before
 
 
+def _unforced_breaks(doc: Doc, blank: numpy.ndarray, starts: numpy.ndarray) -> numpy.ndarray:
+    """Of the words that start lines, those that had room in the line before, and don't start with a small letter.
+
+    Text that was wrapped to a width has none: its longest line isn't longer than the width, and no line had room.
+
+    starts: Of `line_starts`.
+    """
+    words = numpy.flatnonzero(~blank)
+    firsts = numpy.union1d(words[:1], starts)
+    lasts = numpy.append(words[numpy.searchsorted(words, firsts[1:]) - 1], words[-1:])
+    lengths = [doc[b].idx + len(doc[b]) - doc[a].idx for a, b in zip(firsts.tolist(), lasts.tolist())]
+    width = max([_LEAST_WIDTH, *lengths])
+    found = []
+    for length, first in zip(lengths, firsts[1:].tolist()):
+        word = _written_word(doc, first)
+        if length + 1 + len(word) <= width and not word[0].islower():
+            found.append(first)
+    return numpy.asarray(found, dtype="i8")
+
+
+def _written_word(doc: Doc, first: int) -> str:
+    """The tokens from one on that are written without white space between them."""
+    last = first
+    while not doc[last].whitespace_ and last + 1 < len(doc) and not doc[last + 1].is_space:
+        last += 1
+    return doc[first : last + 1].text
+
+
 def make_sentence_starts(
     tok2vec: Model[List[Doc], List[Floats2d]],
     hidden_width: int = 64,
@@ -151,29 +197,35 @@ def _score(examples: Iterable[Example], **settings: Any) -> Any:
     default_config={
         "model": _DEFAULT_MODEL,
         "overwrite": False,
+        "line_breaks": "hint",
         "scorer": {"@scorers": "beto_spacy.senter_scorer.v1"},
     },
     default_score_weights={"sents_f": 1.0, "sents_p": 0.0, "sents_r": 0.0},
 )
 def make_beto_senter(
-    nlp: Language, name: str, model: Model, overwrite: bool, scorer: Optional[Callable]
+    nlp: Language, name: str, model: Model, overwrite: bool, line_breaks: str, scorer: Optional[Callable]
 ) -> "BetoSentenceRecognizer":
     """Build a `BetoSentenceRecognizer`.
 
     model: ``beto_spacy.SentenceStarts.v1``.
     overwrite: Whether boundaries that are there before are replaced.
+    line_breaks: What a line break is. ``space``: white space as any other, even an empty line. ``hint``: a boundary
+        after an empty line, and where the line had room for the next word, which doesn't start with a small letter: so
+        it wasn't broken to fit a width. ``boundary``: always one.
     scorer: From `make_senter_scorer`.
     """
-    return BetoSentenceRecognizer(nlp.vocab, model, name, overwrite=overwrite, scorer=scorer)
+    return BetoSentenceRecognizer(
+        nlp.vocab, model, name, overwrite=overwrite, line_breaks=line_breaks, scorer=scorer
+    )
 
 
 class BetoSentenceRecognizer(TorchHead):
     """Finds where sentences start.
 
-    After an empty line one always does; a single line break says nothing.
+    None starts with a mark that closes or parts, such as a bracket, a full stop, a comma or a colon.
 
     vocab, model, name: As for any component.
-    overwrite, scorer: See `make_beto_senter`.
+    overwrite, line_breaks, scorer: See `make_beto_senter`.
     """
 
     def __init__(
@@ -183,9 +235,14 @@ class BetoSentenceRecognizer(TorchHead):
         name: str = "beto_senter",
         *,
         overwrite: bool = False,
+        line_breaks: str = "hint",
         scorer: Optional[Callable] = None,
     ):
-        super().__init__(vocab, model, name, scorer, overwrite=overwrite)
+        if line_breaks not in _LINE_BREAK_KINDS:
+            raise CorpusError(
+                "B258", f"A line break can't be '{line_breaks}'.", f"Set 'line_breaks' to {' or '.join(_LINE_BREAK_KINDS)}."
+            )
+        super().__init__(vocab, model, name, scorer, overwrite=overwrite, line_breaks=line_breaks)
 
     def n_classes(self) -> int:
         """One number says it."""
@@ -207,10 +264,22 @@ class BetoSentenceRecognizer(TorchHead):
             blank = blank_tokens(doc)
             if blank.any():
                 begins &= ~blank  # white space belongs to the sentence before
-                begins[paragraph_starts(doc, blank)] = True
+                begins[self._line_boundaries(doc, blank)] = True
                 begins[numpy.flatnonzero(~blank)[:1]] = False  # or to the first one
+            for i in numpy.flatnonzero(begins).tolist():
+                begins[i] = bool(doc[i].text.strip(_NEVER_FIRST))
             begins[:1] = True
         return found
+
+    def _line_boundaries(self, doc: Doc, blank: numpy.ndarray) -> numpy.ndarray:
+        """The words that start a sentence because of the line breaks before them."""
+        kind = self.settings["line_breaks"]
+        if kind == "space":
+            return numpy.zeros(0, dtype="i8")
+        lines = line_starts(doc, blank, LINE_BREAKS)
+        if kind == "boundary":
+            return lines
+        return numpy.union1d(paragraph_starts(doc, blank), _unforced_breaks(doc, blank, lines))
 
     def set_annotations(self, docs: Iterable[Doc], scores: List[numpy.ndarray]) -> None:
         """Set the boundaries; those that are there before are kept unless they are to be overwritten."""
