@@ -24,6 +24,7 @@ from spacy.pipeline import Pipe
 from spacy.tokens import Doc, Token
 from spacy.training import Example
 
+from .conjugation import guess, infinitives, participle
 from .errors import ProjectError
 from .multiwords import clitic_lemma, split_verb
 
@@ -35,10 +36,16 @@ _LONGEST_ACRONYM = 5
 #: Of a name: van, den, von.
 _LONGEST_PARTICLE = 3
 _FUTURE = re.compile(r"(.*[aeií]r)(é|ás|á|emos|éis|án|ía|ías|íamos|íais|ían)")
-_FIRST_CONJUGATION = re.compile(r"(.*?)(ad[oa]s?|ando|(?<!i)ó|aron|aban?|abas|ábamos)")
+_INFINITIVE = re.compile(r"[a-zñü]*(ar|er|ir|ír)")
+#: A verb with enclitics, whatever it was taken for: its accent stands two syllables or more before the end.
+_WITH_ENCLITICS = re.compile(r".*[áéíóú][^aeiouáéíóú]*[aeiou]+[^aeiouáéíóú]+[aeiou]+[^aeiouáéíóú]*")
+#: What is no form of a verb, whatever it was taken for.
+_INTERJECTIONS = frozenset("ah ajá ajám ay bah buah che eh epa guau hola hurra jaja jajaja je jeje ja ji jo nah oh ojalá ole olé puf tararí uf uh uy".split())
+#: A number as it's written in Spanish: 1.500,50. Others keep their form.
+_NUMBER = re.compile(r"[-+]?\d{1,3}(\.\d{3})+(,\d+)?|[-+]?\d+,\d+")
 #: Of vos, as said from Central America to the River Plate: tenés, decí, mirá.
 _VOSEO = re.compile(r"(.+)([áéí])s?")
-_INFINITIVES_OF_VOS = {"á": ("ar",), "é": ("er",), "í": ("ir", "ír")}
+_INFINITIVES_OF_VOS = {"á": ("ar", "er", "ir"), "é": ("er", "ar"), "í": ("ir", "ír")}
 #: As AnCora has them, whose personal pronouns are those of the same person; the rules would make *vo* of *vos*.
 _PRONOUNS = {
     **dict.fromkeys(("vos", "vosotras"), "tú"),
@@ -108,6 +115,8 @@ class BetoLemmatizer(Pipe):
         self._rules = SpanishLemmatizer(vocab, None, mode="rule")
         self._rules.cache = _KeepsNothing()  # its own has no bound, and there is one here
         self._known: Dict[str, Set[str]] = {}
+        # Infinitives of a corpus or of the list of the rules; those of the large table are often rare or none.
+        self._common: Set[str] = set()
         self._cache: Dict[Tuple[int, int, int, int], str] = {}
 
     def initialize(
@@ -139,11 +148,14 @@ class BetoLemmatizer(Pipe):
         self._rules.initialize(lookups=_searched_quickly(lookups))
         index, table = lookups.get_table("lemma_index"), lookups.get_table("lemma_lookup")
         known = {pos: set(index.get(pos.lower(), ())) for pos in _OPEN}
-        known["VERB"].update(lemma for lemma in table.values() if lemma.endswith(("ar", "er", "ir", "ír")))
+        self._common = set(filter(_INFINITIVE.fullmatch, known["VERB"]))
+        known["VERB"] = set(filter(_INFINITIVE.fullmatch, table.values())) | self._common
         for key, lemma in self._seen.items():
             pos = key.split("\t")[1]
             if pos in known:
                 known[pos].add(lemma.split(" ")[0])
+                if pos == "VERB" and _INFINITIVE.fullmatch(lemma.split(" ")[0]):
+                    self._common.add(lemma.split(" ")[0])
         self._known = known
         self._cache = {}
 
@@ -205,10 +217,15 @@ class BetoLemmatizer(Pipe):
                 if pos != "ADV" or low.endswith("ndo"):
                     return listed
             parts = split_verb(token.text)
+            if not parts and not listed and _WITH_ENCLITICS.fullmatch(low):
+                parts = split_verb(token.text, imperative=True)
             if parts:
                 lemma = self._with_pronouns(parts, {}, "")
-                if lemma.split(" ")[0] in self._known["VERB"]:
+                if lemma.split(" ")[0] in self._known["VERB"] or parts[0].lower().endswith("ea"):
                     return lemma
+            of_vos = self._of_vos(low) if not listed and low.endswith("s") else ""
+            if of_vos in self._common and not self._is_nominal(low[:-1]):
+                return of_vos
         # A woman's name, la ginecóloga, is a noun that tables don't list.
         if pos != "ADJ" and (pos != "NOUN" or not low.endswith("a") or low.endswith(_OF_ADJECTIVES)):
             adjective = self._adjective(low, {}, low)
@@ -227,6 +244,10 @@ class BetoLemmatizer(Pipe):
         low, pos = token.lower_, token.pos_
         if pos == "PROPN":
             return token.text
+        if pos == "INTJ" or low in _INTERJECTIONS:
+            return low
+        if pos == "NUM" and any(c.isdigit() for c in low) and not _NUMBER.fullmatch(low):
+            return low
         if pos == "PRON" and low in _PRONOUNS:
             return _PRONOUNS[low]
         found = self._rules.rule_lemmatize(token)[0].strip()  # a space stands for the pronouns that it doesn't find
@@ -260,45 +281,56 @@ class BetoLemmatizer(Pipe):
         if not parts and has_pronouns and "Imp" in features.get("Mood", "") and not self._of_vos(token.lower_):
             parts = split_verb(token.text, imperative=True)
         known = self._known["VERB"]
-        if not parts and found in known:
-            return found
-        lemma = self._infinitive(token.lower_, features, found)
+        lemma = self._infinitive(token.lower_, str(token.morph), found)
         if parts:
             split = self._with_pronouns(parts, features, found.split(" ")[0])
             return split if split.split(" ")[0] in known or lemma not in known else lemma
         parts = split_verb(token.text, imperative=True) if lemma not in known else None
         if parts:
             split = self._with_pronouns(parts, {}, "")
-            lemma = split if split.split(" ")[0] in known else lemma
+            is_accented = _WITH_ENCLITICS.fullmatch(token.lower_) is not None
+            lemma = split if split.split(" ")[0] in known or is_accented else lemma
         return lemma
 
     def _with_pronouns(self, parts: Sequence[str], features: Dict[str, str], found: str) -> str:
         host = parts[0].lower()
-        lemma = host if host in self._known["VERB"] else self._infinitive(host, features, found)
+        verbal = "|".join(f"{name}={features[name]}" for name in ("Mood", "Tense", "VerbForm") if name in features)
+        lemma = host if host in self._known["VERB"] else self._infinitive(host, verbal, found)
         return " ".join([lemma, *map(clitic_lemma, parts[1:])])
 
-    def _infinitive(self, form: str, features: Dict[str, str], found: str) -> str:
-        """The infinitive of a form without clitics, of which the rules have made no verb that is known."""
-        listed = self._listed(form)
-        future = _FUTURE.fullmatch(form)
-        if future and (features.get("Tense") == "Fut" or features.get("Mood") == "Cnd"):
-            infinitive = future.group(1)
-            if infinitive in self._known["VERB"] or listed not in self._known["VERB"]:
-                return infinitive if infinitive in self._known["VERB"] else infinitive.replace("í", "i")
-        if listed in self._known["VERB"]:
-            return listed
-        if found in self._known["VERB"]:
+    def _infinitive(self, form: str, features: str, found: str) -> str:
+        """The infinitive of a form without clitics.
+
+        A common verb that the rules have found is right, then the one of an irregular participle, then what the table
+        says of the form; after them those that the endings allow. If none is known, it's a regular new verb.
+        """
+        known, listed = self._known["VERB"], self._listed(form)
+        if "VerbForm" not in features or "Part" in features:
+            irregular = participle(form)
+            if irregular in known:
+                return irregular
+        if found in self._common:
             return found
-        of_vos = self._of_vos(form)
-        if of_vos:
-            return of_vos
-        regular = _FIRST_CONJUGATION.fullmatch(form)
-        return regular.group(1) + "ar" if regular and "VerbForm" in features else found
+        if form == "sos":
+            return "ser"
+        future = _FUTURE.fullmatch(form)
+        if future and ("Tense=Fut" in features or "Mood=Cnd" in features):
+            infinitive = future.group(1)
+            for whole in (infinitive, infinitive.replace("í", "i")):
+                if whole in known:
+                    return whole
+        proposed = infinitives(form, features)
+        common = [infinitive for infinitive in proposed if infinitive in self._common]
+        if listed in self._common or (listed in known and not common):
+            return listed
+        if common:
+            return common[0]
+        if found in known:
+            return found
+        return next((i for i in proposed if i in known), "") or guess(form) or form
 
     def _of_vos(self, form: str) -> str:
         """The infinitive of a form that goes with vos; empty if it's none."""
-        if form == "sos":
-            return "ser"
         match = _VOSEO.fullmatch(form)
         endings = _INFINITIVES_OF_VOS[match.group(2)] if match else ()
         return next((match.group(1) + e for e in endings if match.group(1) + e in self._known["VERB"]), "")

@@ -26,7 +26,7 @@ LAYERS = [
     },
     {"onnx_model", "settings", "footprint", "benchmark_report", "heads.crf"},
     {"formats", "windows", "texts", "checkpoint", "torch_shim", "augment"},
-    {"corpus", "encoder", "sequences", "shrink", "heads.layer", "multiwords"},
+    {"corpus", "encoder", "sequences", "shrink", "heads.layer", "multiwords", "conjugation"},
     {"heads.base", "vectors"},
     {
         "transformer",
