@@ -53,7 +53,7 @@ def trained(encoders, tmp_path_factory):
     examples = [Example(nlp.make_doc(doc.text), doc) for doc in docs]
     optimizer = nlp.initialize(lambda: examples)
     optimizer.learn_rate = 0.003
-    for _ in range(40):
+    for _ in range(160):
         nlp.update([Example(nlp.make_doc(doc.text), doc) for doc in docs], sgd=optimizer)
     nlp.to_disk(folder / "model")
     spacy.tokens.DocBin(docs=docs).to_disk(folder / "gold.spacy")
