@@ -14,6 +14,7 @@ ROOT = Path(beto_spacy.__file__).parent
 LAYERS = [
     {
         "errors",
+        "emoji",
         "files",
         "memory",
         "divergence",
