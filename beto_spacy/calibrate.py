@@ -5,7 +5,7 @@ A component that can be calibrated has a method `calibrate`, which takes example
 
 import shutil
 from pathlib import Path
-from typing import Any, Dict, Sequence, Union
+from typing import Any, Dict, Optional, Sequence, Union
 
 from spacy.language import Language
 from spacy.tokens import Doc
@@ -17,26 +17,34 @@ from .errors import ProjectError
 from .files import new_folder
 
 
-def calibrate_model(model: Union[str, Path], corpora: Sequence[Union[str, Path]], *, gpu: int = -1) -> Dict[str, Any]:
-    """Calibrate the components of a pipeline that can be, on development corpora, and save it in its place.
+def calibrate_model(
+    model: Union[str, Path],
+    corpora: Sequence[Union[str, Path]],
+    *,
+    output: Optional[Union[str, Path]] = None,
+    gpu: int = -1,
+) -> Dict[str, Any]:
+    """Calibrate the components of a pipeline that can be, on development corpora, and save it.
 
     model: The folder of a trained pipeline.
     corpora: `.spacy` files, folders of them, or any format that `load_docs` reads.
+    output: The folder to save it in, also if none of it can be calibrated; without it, it takes the pipeline's place.
     gpu: Number of the GPU; -1 for the CPU.
     Returns what each component chose, by its name. Raises ProjectError if the pipeline isn't a folder that can be
-    loaded or has no such component, CorpusError if a corpus can't be read or lacks a layer.
+    loaded, or has no such component and no other folder to be saved in, CorpusError if a corpus can't be read or no
+    corpus has the layer of such a component.
     """
     if not (Path(model) / "meta.json").is_file():
         raise ProjectError("B550", "There is no trained pipeline.", "Give the folder of one.", path=model)
     nlp = load_pipeline(model, gpu=gpu)
     chosen = calibrate_pipeline(nlp, corpora)
-    if not chosen:
+    if not chosen and output is None:
         raise ProjectError(
             "B551", f"None of {', '.join(nlp.pipe_names)} can be calibrated.", "Train one that can, such as beto_ner."
         )
-    place = Path(model).resolve()  # what a link leads to, and not the link
+    place = Path(model if output is None else output).resolve()  # what a link leads to, and not the link
     with new_folder(place) as part:
-        shutil.copytree(place, part, dirs_exist_ok=True)  # with it goes what else is there
+        shutil.copytree(model, part, dirs_exist_ok=True)  # with it goes what else is there
         nlp.to_disk(part)
     return chosen
 

@@ -158,12 +158,13 @@ def annotate_command(
 @main.command("calibrate")
 @click.argument("model", type=click.Path(path_type=Path))
 @click.argument("corpora", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--output", type=click.Path(path_type=Path), help="The folder to save it in, instead of MODEL.")
 @click.option("--gpu", default=-1, show_default=True, help="Number of the GPU; -1 for the CPU.")
-def calibrate_command(model: Path, corpora: Tuple[Path, ...], gpu: int) -> None:
+def calibrate_command(model: Path, corpora: Tuple[Path, ...], output: Optional[Path], gpu: int) -> None:
     """Calibrate the probabilities of the pipeline in the folder MODEL on the development corpora CORPORA."""
     from .calibrate import calibrate_model
 
-    for name, chosen in calibrate_model(model, corpora, gpu=gpu).items():
+    for name, chosen in calibrate_model(model, corpora, output=output, gpu=gpu).items():
         thresholds = "".join(f", {label} from {t:.3f}" for label, t in chosen.get("thresholds", {}).items())
         click.echo(f"{name}: temperature {chosen['temperature']:.3f}{thresholds}")
 

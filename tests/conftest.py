@@ -132,7 +132,7 @@ def shared():
 # --- the project -----------------------------------------------------------------------------------------------------
 
 ROOT = Path(__file__).resolve().parents[1]
-STEPS = ("convert-sample", "check", "train", "evaluate", "package")
+STEPS = ("convert-sample", "check", "train", "calibrate", "evaluate", "package")
 SHORT = ("--vars.updates", "6", "--vars.evaluations", "1")
 
 

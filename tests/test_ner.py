@@ -403,6 +403,17 @@ def test_a_pipeline_is_calibrated_in_its_place(trained, tmp_path):
         calibrate_model(tmp_path / "blank", [tmp_path / "dev.iob"])
 
 
+def test_a_pipeline_is_calibrated_in_another_place(trained, tmp_path):
+    trained.to_disk(tmp_path / "model")
+    (tmp_path / "dev.iob").write_text("Pedro B-PER\nviaja O\na O\nLima B-PER\n. O\n", encoding="utf8")
+    chosen = calibrate_model(tmp_path / "model", [tmp_path / "dev.iob"], output=tmp_path / "calibrated")
+    temperatures = [spacy.load(tmp_path / name).get_pipe("ner").cfg["temperature"] for name in ("model", "calibrated")]
+    assert temperatures == [1.0, pytest.approx(chosen["ner"]["temperature"])] and temperatures[1] != 1.0
+    spacy.blank("es").to_disk(tmp_path / "blank")
+    assert calibrate_model(tmp_path / "blank", [tmp_path / "dev.iob"], output=tmp_path / "copy") == {}
+    assert spacy.load(tmp_path / "copy").pipe_names == []
+
+
 def test_the_calibration_error_by_hand():
     nlp = spacy.blank("es")
     gold = doc_of(nlp, "a b c d e f")

@@ -40,6 +40,15 @@ def test_a_second_run_skips_what_is_done(project):
         assert done.returncode == 0 and "nothing changed" in done.stdout, step
 
 
+def test_the_workflow_calibrates_and_leaves_the_training_as_it_is(project):
+    trained, calibrated = (spacy.load(project / "training" / name) for name in ("model-best", "calibrated"))
+    for head in ("ner", "textcat"):
+        assert trained.get_pipe(head).cfg["temperature"] == 1.0 != calibrated.get_pipe(head).cfg["temperature"]
+    for step, folder in (("evaluate", "training/calibrated"), ("package", "training/calibrated")):
+        (command,) = (c for c in load_project_config(project)["commands"] if c["name"] == step)
+        assert folder in command["deps"] and f" {folder} " in command["script"][0]
+
+
 def test_the_package_works_in_a_new_environment(project):
     seen = steps.smoke_test(project / "packages", "María vive en Lima.")
     assert seen["version"] == "0.1.0+mini"
