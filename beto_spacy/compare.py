@@ -7,8 +7,11 @@ scores; a comparison that was stopped goes on with those that are missing.
 import json
 import shutil
 import statistics
+import tempfile
+import time
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple, Union
 
 from .annotate import load_pipeline
 from .calibrate import calibrate_pipeline
@@ -17,6 +20,7 @@ from .evaluate import evaluate_model, headlines
 from .files import new_file, write_json
 
 Overrides = Mapping[str, Any]
+DEFAULT = "spacy_default.pipeline"  # the override by which a variant asks for spaCy's own config
 
 
 def compare_trainings(
@@ -33,7 +37,9 @@ def compare_trainings(
     """Train each variant with each seed, and score all of them.
 
     config: A training config, as for ``spacy train``.
-    variants: What each of them overrides in it, by section and name: ``{"mini": {"paths.encoder": "beto-mini"}}``.
+    variants: What each of them overrides in it, by section and name: ``{"mini": {"paths.encoder": "beto-mini"}}``. One
+        with ``{"spacy_default.pipeline": ["ner"]}`` trains these components by the config that ``spacy init config
+        --optimize efficiency`` gives, without a transformer and as long as that says, on the same corpora.
     corpora: The test corpora, as `evaluate.evaluate_model` takes them.
     output: The folder for the scores of each training, ``comparison.json`` and ``comparison.md``.
     seeds: Of the trainings.
@@ -50,19 +56,25 @@ def compare_trainings(
             "Give one of each or more, and names of letters, digits, hyphens and points.",
         )
     output = Path(output)
-    scores: Dict[str, List[Dict[str, float]]] = {name: [] for name in variants}
+    runs: Dict[str, List[Dict[str, Any]]] = {name: [] for name in variants}
     for seed in seeds:
         for name, own in variants.items():
-            settings = {**(overrides or {}), **own, "system.seed": seed}
             run = output / "runs" / f"{name}-{seed}"
-            scores[name].append(_scores(Path(config), settings, corpora, calibrate, run, gpu))
+            settings = {**(overrides or {}), **own, "system.seed": seed}
+            with _config_of(Path(config), settings) as (file, settings):
+                runs[name].append(_run(file, settings, corpora, calibrate, run, gpu))
     comparison = {
         "config": str(config),
         "overrides": dict(overrides or {}),
         "calibrated_on": list(map(str, calibrate)),
         "seeds": list(seeds),
         "variants": {
-            name: {"overrides": dict(own), "scores": _by_measure(scores[name])} for name, own in variants.items()
+            name: {
+                "overrides": dict(own),
+                "scores": _by_measure([run["scores"] for run in runs[name]]),
+                "minutes": [round(run["seconds"] / 60, 2) for run in runs[name] if "seconds" in run],
+            }
+            for name, own in variants.items()
         },
     }
     write_json(comparison, output / "comparison.json")
@@ -71,15 +83,35 @@ def compare_trainings(
     return comparison
 
 
-def _scores(
+@contextmanager
+def _config_of(config: Path, settings: Dict[str, Any]) -> Iterator[Tuple[Path, Dict[str, Any]]]:
+    """The config that a variant is trained by, and its overrides: spaCy's default if the variant asks for it.
+
+    Of the overrides that all variants have, spaCy's default takes the corpora and the seed; its own are in its terms.
+    """
+    if DEFAULT not in settings:
+        yield config, settings
+        return
+    from spacy.cli.init_config import init_config
+    from spacy.util import load_config
+
+    lang = load_config(config)["nlp"]["lang"]
+    taken = ("paths.train", "paths.dev", "system.seed")
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "default.cfg"
+        init_config(lang=lang, pipeline=settings[DEFAULT], optimize="efficiency").to_disk(file)
+        yield file, {key: settings[key] for key in taken if key in settings}
+
+
+def _run(
     config: Path,
     settings: Dict[str, Any],
     corpora: Sequence[Union[str, Path]],
     calibrate: Sequence[Union[str, Path]],
     folder: Path,
     gpu: int,
-) -> Dict[str, float]:
-    """The scores of one training; it's trained if they aren't there for these settings.
+) -> Dict[str, Any]:
+    """The ``scores`` of one training and the ``seconds`` that it took; it's trained if they aren't there for these settings.
 
     What a component says that takes no part in it may have changed since.
     """
@@ -92,9 +124,10 @@ def _scores(
     if file.is_file():
         before = json.loads(file.read_text(encoding="utf8"))
         if {key: before.get(key) for key in known} == known:
-            return before["scores"]
+            return before
     from spacy.cli.train import train
 
+    start = time.perf_counter()
     try:
         train(config, folder, use_gpu=gpu, overrides=dict(settings))
     except (Exception, SystemExit) as error:
@@ -104,6 +137,7 @@ def _scores(
             "Mend what the messages above say.",
             path=config,
         ) from error
+    seconds = round(time.perf_counter() - start, 1)
     nlp = load_pipeline(folder / "model-best", gpu=gpu)
     if calibrate:
         calibrate_pipeline(nlp, calibrate)
@@ -113,9 +147,10 @@ def _scores(
         for layer, measure, value in headlines(entry):
             if value is not None:
                 found[f"{corpus}: {layer} ({measure})"] = round(100 * value, 3)
-    write_json({**known, "scores": found}, file)
+    run = {**known, "scores": found, "seconds": seconds}
+    write_json(run, file)
     shutil.rmtree(folder)
-    return found
+    return run
 
 
 def _takes_part(config: Path, settings: Dict[str, Any]) -> Dict[str, Any]:
@@ -152,6 +187,10 @@ def render_comparison(comparison: Dict[str, Any]) -> str:
         base = values.pop(first)
         cells += [f"{statistics.mean(v) - statistics.mean(base):+.1f}" if v and base else "" for v in values.values()]
         lines.append(f"| {measure} | " + " | ".join(cells) + " |")
+    minutes = [variant.get("minutes") for variant in variants.values()]
+    if any(minutes):
+        cells = [f"{statistics.mean(m):.1f} ({min(m):.1f} to {max(m):.1f})" if m else "" for m in minutes]
+        lines.append("| Minutes of training | " + " | ".join(cells + [""] * (len(head) - len(cells))) + " |")
     return "\n".join(lines)
 
 

@@ -4,8 +4,10 @@ import json
 import statistics
 
 import pytest
+import spacy
 from click.testing import CliRunner
 from conftest import ROOT
+from spacy.cli.train import train as spacy_train
 
 from beto_spacy.cli import main
 from beto_spacy.compare import compare_trainings, parse_variant, render_comparison
@@ -51,6 +53,28 @@ def test_variants_and_seeds_are_compared_once(corpus, encoders, tmp_path):
     compare(corpus, encoders["bert"], tmp_path, variants, seeds=(0,))
     again = {file.name: file.stat().st_mtime_ns for file in (tmp_path / "runs").iterdir()}
     assert [name for name in runs if again[name] != runs[name]] == ["wide-0.json"]
+
+
+def test_spacys_default_without_a_transformer_is_a_variant(corpus, encoders, tmp_path, monkeypatch):
+    trained = []
+
+    def train(config, output, *, use_gpu, overrides):
+        trained.append((spacy.util.load_config(config, overrides=overrides), overrides))
+        return spacy_train(config, output, use_gpu=use_gpu, overrides={**overrides, "training.max_steps": 2})
+
+    monkeypatch.setattr("spacy.cli.train.train", train)
+    variants = {"ours": {}, "cnn": {"spacy_default.pipeline": ["ner"]}}
+    found = compare(corpus, encoders["bert"], tmp_path, variants, seeds=(3,))
+    config, overrides = trained[1]
+    assert overrides == {"paths.train": str(corpus), "paths.dev": str(corpus), "system.seed": 3}
+    assert config["nlp"]["lang"] == "es" and config["nlp"]["pipeline"] == ["tok2vec", "ner"]
+    assert config["training"]["max_steps"] == 20000 and config["training"]["patience"] == 1600
+    for name in variants:
+        assert len(found["variants"][name]["scores"]["entities: Entities (micro F1)"]) == 1
+        assert found["variants"][name]["minutes"][0] >= 0
+    assert "| Minutes of training | " in render_comparison(found)
+    compare(corpus, encoders["bert"], tmp_path, variants, seeds=(3,))
+    assert len(trained) == 2
 
 
 def test_the_table():
