@@ -111,7 +111,7 @@ def _run(
     folder: Path,
     gpu: int,
 ) -> Dict[str, Any]:
-    """The ``scores`` of one training and the ``seconds`` that it took; it's trained if they aren't there for these settings.
+    """The ``scores`` of one training and its ``seconds``; it's trained if they aren't there for these settings.
 
     What a component says that takes no part in it may have changed since.
     """
