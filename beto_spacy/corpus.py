@@ -15,6 +15,7 @@ import warnings
 from collections import Counter
 from dataclasses import dataclass, field
 from heapq import merge
+from itertools import chain
 from pathlib import Path
 from typing import (
     Any,
@@ -277,7 +278,9 @@ def convert(
     source: One path or several, whose records follow one another.
     dest: The `.spacy` file. It is replaced only by a complete one, and untouched if anything fails.
     format: A key of `formats.FORMATS`; None detects it, for each source.
-    n_sents: Sentences a document; None means 10 for CoNLL-U and with ``sentences``, 1 for everything else.
+    n_sents: Sentences a document; None means 10 for CoNLL-U and with ``sentences``, 1 for everything else. Where
+        corpora of entities are joined, it's left open whether a sentence starts after or before a line that doesn't
+        look like one, such as a headline.
     slice: Which records to take, before sentences are joined: "start:stop[:step]" as in Python, or with a "!" before
         it all the others.
     lang: Language whose tokenizer splits texts that have no tokens.
@@ -327,7 +330,9 @@ def convert(
             what = f"There is nothing to write: none of {len(records)} records looks like a whole sentence."
             raise CorpusError("B205", what, "Check the source, or convert without sentences.", path=paths[0])
         records = whole
-    report.sentences = sum(sum(record.sent_starts or ()) for record in records)
+    elif n_sents > 1 and "conllu" not in formats:
+        _leave_doubtful_starts(records)
+    report.sentences = sum(map(bool, chain.from_iterable(record.sent_starts or () for record in records)))
     bin = DocBin(store_user_data=any(record.questions is not None for record in records))
     for doc in _make_docs(records, nlp, n_sents, report.problems.append):
         doc = doc if final_punctuation else without_final_punctuation(doc)
@@ -391,12 +396,26 @@ _ENDS = tuple('.?!"…”»)')
 _CONTINUES = frozenset("-–—.),;:")
 
 
+def _looks_whole(record: Record) -> bool:
+    words = record.words or []
+    return len(words) >= 3 and words[0] not in _CONTINUES and words[-1].endswith(_ENDS)
+
+
+def _leave_doubtful_starts(records: Iterable[Record]) -> None:
+    """Leave open whether a sentence starts where a line of a corpus follows a heading, a dateline or half a sentence."""
+    whole = True
+    for record in records:
+        before, whole = whole, _looks_whole(record)
+        if record.sent_starts and not record.newdoc and not (before and whole):
+            record.sent_starts[0] = None
+
+
 def _only_sentences(records: Iterable[Record]) -> List[Record]:
     """The records that look like whole sentences, with their boundaries only; before others, documents end."""
     kept, apart = [], False
     for record in records:
         words = record.words or []
-        if len(words) < 3 or words[0] in _CONTINUES or not words[-1].endswith(_ENDS):
+        if not _looks_whole(record):
             apart = True
             continue
         starts = [i == 0 for i in range(len(words))]

@@ -57,7 +57,7 @@ class Record:
         the text went on; it is not part of `text`.
     tags, pos, morphs, lemmas, deps: One string a word; "" where this word has none.
     heads: Index of each word's head in `words`, its own for a root; None where this word has none.
-    sent_starts: Whether a sentence starts at each word.
+    sent_starts: Whether a sentence starts at each word; None if it isn't known.
     entities: (start, end, label) in characters of `text`; an empty list is annotated and has none.
     unknown: (start, end) in characters: stretches where it isn't known whether there is an entity.
     cats: 1.0 or 0.0 for each label.
@@ -77,7 +77,7 @@ class Record:
     lemmas: Optional[List[str]] = None
     heads: Optional[List[Optional[int]]] = None
     deps: Optional[List[str]] = None
-    sent_starts: Optional[List[bool]] = None
+    sent_starts: Optional[List[Optional[bool]]] = None
     entities: Optional[List[Entity]] = None
     unknown: List[Tuple[int, int]] = field(default_factory=list)
     cats: Optional[Dict[str, float]] = None

@@ -205,6 +205,19 @@ def test_whole_sentences_only(nlp, tmp_path):
     assert [len(list(doc.sents)) for doc in read_docs(tmp_path / "x.spacy", nlp.vocab)] == [2, 1, 2, 1]
 
 
+def test_starts_are_open_beside_what_does_not_look_like_a_sentence(nlp, tmp_path):
+    rows = ["Lima B-LOC\n, O\n25 O\nmay O", "- O", "Ana B-PER\nríe O\n. O", "Leo B-PER\nríe O\n. O"]
+    source = tmp_path / "x.iob"
+    source.write_text("\n\n".join(rows) + "\n", "utf8")
+    report = convert(source, tmp_path / "x.spacy", n_sents=10)
+    (doc,) = read_docs(tmp_path / "x.spacy", nlp.vocab)
+    assert [sentence.text for sentence in doc.sents] == ["Lima, 25 may - Ana ríe.", "Leo ríe."] and report.sentences == 2
+    assert [token.text for token in doc if token.is_sent_start is None] == ["-", "Ana"]
+    assert [ent.text for ent in doc.ents] == ["Lima", "Ana", "Leo"]
+    convert(source, tmp_path / "x.spacy")
+    assert all(len(list(doc.sents)) == 1 and doc[0].is_sent_start for doc in read_docs(tmp_path / "x.spacy", nlp.vocab))
+
+
 def test_whole_sentences_of_a_treebank(nlp, files, tmp_path):
     convert(files["conllu"], tmp_path / "s.spacy", sentences=True)
     (doc,) = read_docs(tmp_path / "s.spacy", nlp.vocab)

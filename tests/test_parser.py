@@ -291,6 +291,24 @@ def test_no_sentence_starts_with_a_mark_that_closes(bias):
     assert doc[0].is_sent_start
 
 
+def test_open_starts_teach_nothing():
+    nlp = untrained()
+    pipe = nlp.get_pipe("beto_senter")
+    words = ["Lima", ",", "25", "may", "-", "Ana", "ríe", ".", "Leo", "ríe", "."]
+    starts = [True, *[False] * 4, None, False, False, True, False, False]
+    example = Example(nlp.make_doc(" ".join(words)), Doc(nlp.vocab, words=words, sent_starts=starts))
+    gold = pipe.gold(example)
+    assert numpy.flatnonzero(numpy.isnan(gold)).tolist() == [5] and numpy.flatnonzero(gold == 1).tolist() == [0, 8]
+    assert pipe.n_units(gold) == 10
+    outputs = pipe.model.predict([example.predicted])
+    _, gradients = pipe.get_loss([example], outputs)
+    assert numpy.flatnonzero(gradients.tensors[0].numpy() == 0).tolist() == [5]
+    only_starts = Doc(nlp.vocab, words=words)
+    only_starts[0].is_sent_start = only_starts[8].is_sent_start = True
+    gold = pipe.gold(Example(example.predicted, only_starts))
+    assert numpy.flatnonzero(gold).tolist() == [0, 8] and not numpy.isnan(gold).any()
+
+
 def test_a_line_break_is_one_of_three_things():
     with pytest.raises(CorpusError, match="B258.*'line'"):
         spacy.blank("es").add_pipe("beto_senter", config={"line_breaks": "line"})

@@ -293,16 +293,31 @@ class BetoSentenceRecognizer(TorchHead):
             doc.from_array([SENT_START], values.view("u8").reshape(-1, 1))
 
     def gold(self, example: Example) -> Optional[numpy.ndarray]:
-        """Whether a sentence starts at each token. *Shape:* (n_tokens,); None if nothing is annotated."""
-        if not example.reference.has_annotation("SENT_START") or not len(example.predicted):
+        """Whether a sentence starts at each token, NaN where it's open. *Shape:* (n_tokens,); None if nothing is annotated.
+
+        A document that only marks where sentences start says by it where none does.
+        """
+        reference = example.reference
+        if not reference.has_annotation("SENT_START") or not len(example.predicted):
             return None
-        return numpy.asarray([bool(start) for start in example.get_aligned_sent_starts()], dtype="f")
+        starts = numpy.asarray([bool(start) for start in example.get_aligned_sent_starts()], dtype="f")
+        marks = reference.to_array([SENT_START]).view("i8").reshape(-1)
+        if (marks < 0).any():
+            for i in numpy.flatnonzero(marks == 0).tolist():
+                starts[example.alignment.y2x[i]] = numpy.nan
+        return starts
+
+    def n_units(self, gold: numpy.ndarray) -> int:
+        """Count the tokens of which it's known whether a sentence starts with them."""
+        return int((~numpy.isnan(gold)).sum())
 
     def loss(self, examples: Sequence[Example], outputs: Outputs, golds: Sequence[Any]) -> torch.Tensor:
-        """The binary cross-entropy, summed over the tokens of annotated documents."""
+        """The binary cross-entropy, summed over the tokens that are annotated."""
         scores = outputs.tensors[0]
-        known = numpy.concatenate([numpy.full(n, g is not None) for n, g in zip(outputs.lengths, golds)])
-        truth = numpy.concatenate([numpy.zeros(n, "f") if g is None else g for n, g in zip(outputs.lengths, golds)])
+        parts = [numpy.full(n, numpy.nan, "f") if g is None else g for n, g in zip(outputs.lengths, golds)]
+        truth = numpy.concatenate(parts)
+        known = ~numpy.isnan(truth)
+        truth[~known] = 0.0
         losses = torch.nn.functional.binary_cross_entropy_with_logits(
             scores, torch.from_numpy(truth).to(scores.device), reduction="none"
         )
