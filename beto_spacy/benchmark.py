@@ -28,6 +28,7 @@ from .encoder import PRECISIONS, make_batches, suitable_batch
 from .errors import ProjectError
 from .footprint import measure_footprint, measure_growth, measure_training, spread
 from .onnx_model import Int8Exporter, check_packages
+from .tokenizer import blank_pipeline
 
 POOLING = {"@layers": "reduce_mean.v1"}
 #: What the official pipelines of spacy-transformers are trained with.
@@ -116,7 +117,7 @@ def make_pipeline(
     model: Settings of the encoder, such as ``batch_wordpieces`` for ours.
     """
     fix_random_seed(0)
-    nlp = spacy.blank("es")
+    nlp = blank_pipeline("es")
     if stock:
         nlp.add_pipe("transformer", config={"model": {**STOCK, "name": resolve_encoder(encoder), **model}})
     else:
