@@ -59,6 +59,8 @@ def test_tokens_stay_whole(nlp, case):
         ("nhc-1178965.", "nhc|-|1178965|."),
         ("8, 3ºD. Lima", "8|,|3ºD|.|Lima"),
         ("24, 7B.", "24|,|7B|."),
+        ("a las 12 h. Después", "a|las|12|h|.|Después"),
+        ("a las 12 h. de ayer", "a|las|12|h.|de|ayer"),
         ("CP:28029.", "CP|:|28029|."),
         ("Sexo: H.\nFecha", "Sexo|:|H|.|\n|Fecha"),
         ("Sexo: H. \nFecha", "Sexo|:|H|.|\n|Fecha"),
@@ -74,7 +76,8 @@ def test_marks_without_spaces(nlp, text, tokens):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "  \n\tLima,—dijo  ", "❤️‍🔥" * 3, ",,(a)b[c]:1—", "EE. UU.  n.º 5", "H. \n M.\r\nUds. pal A.  "]
+    "text",
+    ["", "  \n\tLima,—dijo  ", "❤️‍🔥" * 3, ",,(a)b[c]:1—", "EE. UU.  n.º 5", "H. \n M.\r\nUds. pal A.  ", "A.", "\nA. "],
 )
 def test_text_is_kept(nlp, text):
     assert nlp(text).text == text
