@@ -402,7 +402,7 @@ def _looks_whole(record: Record) -> bool:
 
 
 def _leave_doubtful_starts(records: Iterable[Record]) -> None:
-    """Leave open whether a sentence starts where a line of a corpus follows a heading, a dateline or half a sentence."""
+    """Leave open whether a sentence starts beside a line of a corpus that is a heading, a dateline or half of one."""
     whole = True
     for record in records:
         before, whole = whole, _looks_whole(record)

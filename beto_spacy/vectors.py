@@ -6,6 +6,7 @@ learned: subtracting a mean or the first principal components spreads the simila
 pairs of sentences better.
 """
 
+import warnings
 from typing import Any, Union
 
 import numpy
@@ -18,6 +19,8 @@ from .encoder import SharedRows
 from .errors import EncoderError
 
 HasVector = Union[Doc, Span, Token]
+# A document that is written to bytes loses the hooks below, of which spaCy warns; what is read needs none of them.
+warnings.filterwarnings("ignore", message=r"\[W109\]")
 
 
 @Language.factory("beto_vectors", requires=["doc._.trf_data"], assigns=["doc.tensor"])

@@ -1,6 +1,8 @@
 """Vectors: those of spaCy's objects against the encoder's features, what keeps them, and the error without them."""
 
 import pickle
+import subprocess
+import sys
 import warnings
 
 import numpy
@@ -118,6 +120,18 @@ def test_vectors_outlive_the_features_and_travel(encoders):
     with pytest.warns(UserWarning, match="W007"):
         assert loaded.similarity(other) == pytest.approx(doc.similarity(other), abs=1e-6)
     numpy.testing.assert_array_equal(doc[2:5].as_doc().vector, doc.tensor[2:5].mean(axis=0))
+
+
+def test_documents_become_bytes_without_warnings():
+    script = (
+        "import spacy\n"
+        "from beto_spacy.vectors import refuse_vectors\n"
+        "doc = spacy.blank('es')('Lima')\n"
+        "refuse_vectors(doc)\n"
+        "doc.to_bytes()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0 and "W109" not in done.stderr
 
 
 def test_saved_and_loaded(nlp, tmp_path):

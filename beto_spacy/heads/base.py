@@ -181,7 +181,7 @@ class TorchHead(TrainablePipe):
     def get_soft_loss(
         self, docs: Sequence[Doc], scores: Outputs, targets: Outputs, *, temperature: float = 1.0, weight: float = 1.0
     ) -> Tuple[float, Outputs]:
-        """Compute the loss of the module's outputs by a teacher's, summed, and the gradient of its mean, times a weight.
+        """Compute the summed loss of the outputs by a teacher's, and the gradient of its mean, both times a weight.
 
         docs, targets, temperature: See `soft_loss`.
         """
@@ -253,9 +253,7 @@ class TorchHead(TrainablePipe):
         return self
 
 
-def _differentiate(
-    loss_of: Callable[[Outputs], torch.Tensor], scores: Outputs, n_units: int
-) -> Tuple[float, Outputs]:
+def _differentiate(loss_of: Callable[[Outputs], torch.Tensor], scores: Outputs, n_units: int) -> Tuple[float, Outputs]:
     """Compute a loss of a module's outputs, a sum over so many units, and the gradient of their mean."""
     leaves = tuple(tensor.detach().requires_grad_() for tensor in scores.tensors)
     loss = loss_of(Outputs(leaves, scores.lengths))

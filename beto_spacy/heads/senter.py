@@ -293,7 +293,7 @@ class BetoSentenceRecognizer(TorchHead):
             doc.from_array([SENT_START], values.view("u8").reshape(-1, 1))
 
     def gold(self, example: Example) -> Optional[numpy.ndarray]:
-        """Whether a sentence starts at each token, NaN where it's open. *Shape:* (n_tokens,); None if nothing is annotated.
+        """Whether a sentence starts at each token, NaN where it's open; None if nothing is. *Shape:* (n_tokens,)
 
         A document that only marks where sentences start says by it where none does.
         """

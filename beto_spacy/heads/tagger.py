@@ -1,8 +1,8 @@
 """The model of spaCy's tagger and morphologizer, whose scores are a matrix product that torch computes sooner.
 
 thinc multiplies matrices on one core, with BLIS; here the scores of a morphologizer cost as much as all of the parser.
-``beto_spacy.Tagger.v1`` is spaCy's in all else. ``beto_spacy.Tagger.v2`` learns from the mean over the annotated tokens of
-a batch, as our heads do, at a rate of its own and with dropout.
+``beto_spacy.Tagger.v1`` is spaCy's in all else. ``beto_spacy.Tagger.v2`` learns from the mean over the annotated tokens
+of a batch, as our heads do, at a rate of its own and with dropout.
 """
 
 from typing import Any, Callable, List, Optional, Tuple

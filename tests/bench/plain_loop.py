@@ -16,7 +16,6 @@ import time
 import spacy
 import torch
 from spacy.scorer import PRFScore
-from spacy.tokens import Doc
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer
 
 from beto_spacy.checkpoint import resolve_encoder
