@@ -25,6 +25,7 @@ from spacy.tokens import Doc, Token
 from spacy.training import Example
 
 from .conjugation import guess, infinitives, participle
+from .emoji import is_emoji
 from .errors import ProjectError
 from .multiwords import clitic_lemma, split_verb
 
@@ -185,7 +186,9 @@ class BetoLemmatizer(Pipe):
         return lemma
 
     def _find(self, token: Token) -> str:
-        """What the corpus or the tables say; nothing if they don't."""
+        """What the corpus or the tables say; nothing if they don't. An emoji is its own."""
+        if is_emoji(token.text):
+            return token.text
         for key in _keys(token):
             if key in self._seen:
                 return self._seen[key].lower() if token.is_lower else self._seen[key]

@@ -26,7 +26,7 @@ LAYERS = [
         "heads.tagger",
     },
     {"onnx_model", "settings", "footprint", "benchmark_report", "heads.crf"},
-    {"formats", "windows", "texts", "checkpoint", "torch_shim", "augment", "tokenizer"},
+    {"formats", "windows", "texts", "checkpoint", "torch_shim", "augment", "tokenizer", "token_patterns"},
     {"corpus", "encoder", "sequences", "shrink", "heads.layer", "multiwords", "conjugation"},
     {"heads.base", "vectors"},
     {

@@ -239,7 +239,9 @@ def test_an_entity_crosses_lines_where_it_may_or_is_there(trained):
     with torch.no_grad():
         module.linear.bias[crf.inside_tag(2)] += 1000.0
     try:
-        assert all(e.end - e.start == 1 or 1 not in range(e.start, e.end) for e in trained(Doc(trained.vocab, words)).ents)
+        assert all(
+            e.end - e.start == 1 or 1 not in range(e.start, e.end) for e in trained(Doc(trained.vocab, words)).ents
+        )
         pipe.settings["cross_lines"] = True
         assert (0, 4, "PER") in entities(trained(Doc(trained.vocab, words)))
     finally:
@@ -249,6 +251,25 @@ def test_an_entity_crosses_lines_where_it_may_or_is_there(trained):
     doc = Doc(trained.vocab, words)
     doc.set_ents([Span(doc, 0, 3, label="PER")], default="missing")
     assert (0, 3, "PER") in entities(trained(doc))
+
+
+def test_an_emoji_is_in_no_entity_that_is_found(trained):
+    words = ["María", "👍🏽", "Gómez", "❤", "Pedro", "\n", "1️⃣", "Lima"]
+    pipe = trained.get_pipe("ner")
+    module = pipe.model.get_ref("output_layer").shims[0]._model
+    saved = module.linear.bias.detach().clone()
+    with torch.no_grad():
+        module.linear.bias[0] -= 1000.0  # no word would be outside
+    try:
+        doc = trained(Doc(trained.vocab, words))
+        assert [t.ent_iob_ == "O" for t in doc] == [t.text in ("👍🏽", "❤", "1️⃣", "\n") for t in doc]
+        doc = Doc(trained.vocab, words)
+        doc.set_ents([Span(doc, 0, 3, label="PER")], default="missing")  # what is there is kept
+        doc = trained(doc)
+        assert [t.ent_iob_ == "O" for t in doc] == [False] * 3 + [True, False, True, True, False]
+    finally:
+        with torch.no_grad():
+            module.linear.bias.copy_(saved)
 
 
 def test_entities_end_with_their_paragraph(trained):

@@ -7,9 +7,11 @@ import zipfile
 import pytest
 import spacy
 from conftest import ROOT, SHORT, STEPS, run, spacy_project
+from spacy.tokens import Doc
 from weasel.util import get_checksum, load_project_config
 
 from beto_spacy import project as steps
+from beto_spacy.emoji import is_emoji
 from beto_spacy.errors import ProjectError
 
 
@@ -61,6 +63,17 @@ def test_white_space_is_tagged_as_such(project):
     (blank,) = (token for token in doc if token.is_space)
     assert (blank.pos_, blank.tag_, blank.lemma_, str(blank.morph)) == ("SPACE", "_SP", "\n\n", "")
     assert doc[blank.i + 1].is_sent_start and [t.i for t in doc if t.pos_ == "SPACE"] == [blank.i]
+
+
+def test_emoji_are_tagged_as_symbols_and_are_in_no_entity(project):
+    nlp = spacy.load(project / "training" / "model-best")
+    words = "Ana 👍🏽 vive en Lima 🇵🇪 ❤️ 1️⃣ 😀 .".split()
+    doc = nlp(Doc(nlp.vocab, words=words))
+    emoji = [token for token in doc if is_emoji(token.text)]
+    assert len(emoji) == 5
+    for token in emoji:
+        assert (token.tag_, token.pos_, str(token.morph), token.lemma_) == ("SYM", "SYM", "", token.text)
+        assert token.ent_iob_ == "O"
 
 
 def test_loading_the_package_is_silent_of_our_warnings(installed):

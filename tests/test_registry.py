@@ -10,6 +10,7 @@ from spacy.language import Language
 GROUPS = {
     "spacy_factories": "factories",
     "spacy_architectures": "architectures",
+    "spacy_misc": "misc",
     "spacy_readers": "readers",
     "spacy_scorers": "scorers",
 }

@@ -8,11 +8,12 @@ from typing import Any, Callable, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy
 import torch
-from spacy.attrs import IS_SPACE
+from spacy.attrs import IS_ALPHA, IS_ASCII, IS_SPACE
 from spacy.tokens import Doc
 from thinc.api import ArgsKwargs, Model, torch2xp, xp2torch
 from thinc.types import Floats2d
 
+from ..emoji import is_emoji
 from ..torch_shim import TorchShim, to_device
 
 
@@ -79,6 +80,19 @@ def document_lengths(docs: Sequence[Doc]) -> numpy.ndarray:
 def blank_tokens(doc: Doc) -> numpy.ndarray:
     """Which tokens are white space: these are no words, and have no vector. *Shape:* (n_tokens,), bool"""
     return doc.to_array([IS_SPACE]).reshape(-1).astype(bool)
+
+
+def emoji_tokens(docs: Sequence[Doc]) -> numpy.ndarray:
+    """Which tokens are emoji.
+
+    Returns their places among the tokens of documents in a row.
+    """
+    found, offset = [], 0
+    for doc in docs:
+        others = numpy.flatnonzero(~doc.to_array([IS_ALPHA, IS_ASCII]).reshape(-1, 2).any(axis=1))
+        found.extend(offset + i for i in others.tolist() if is_emoji(doc[i].text))
+        offset += len(doc)
+    return numpy.asarray(found, dtype="i8")
 
 
 def word_tokens(docs: Sequence[Doc]) -> numpy.ndarray:

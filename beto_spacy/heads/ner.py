@@ -21,7 +21,7 @@ from ..torch_shim import at_once, to_device
 from ..windows import INSIDE_TOKEN, PUNCTUATION, SENTENCE, TOKEN, cut_windows, length_buckets, pad_rows
 from . import crf
 from .base import TorchHead, default_model, lowest
-from .layer import LINE_BREAKS, Outputs, blank_tokens, line_starts, make_torch_layer, paragraph_starts
+from .layer import LINE_BREAKS, Outputs, blank_tokens, emoji_tokens, line_starts, make_torch_layer, paragraph_starts
 
 _DEFAULT_MODEL = default_model("beto_spacy.CRF.v1", dropout=0.1)
 #: Tokens of a sequence of the random field at most; a longer document is cut where a sentence ends.
@@ -114,7 +114,8 @@ class BetoEntityRecognizer(TorchHead):
 
     The entities of `doc.ents` have their probability at ``span._.confidence``; all that were found, also those that are
     less probable than `min_confidence`, are in ``doc.spans[spans_key]``, and their probabilities, in order, in its
-    ``attrs["confidences"]``. Entities that are there before are kept, and count as certain; so are blocked tokens.
+    ``attrs["confidences"]``. Entities that are there before are kept, and count as certain; so are blocked tokens. Of
+    those that are found, none has an emoji in it.
 
     vocab, model, name: As for any component.
     min_confidence, spans_key, cross_lines, scorer: See `make_beto_ner`.
@@ -206,15 +207,17 @@ class BetoEntityRecognizer(TorchHead):
     def _preset(self, docs: Sequence[Doc], emissions: torch.Tensor) -> Optional[torch.Tensor]:
         """Which tags the tokens may have beside the entities that are there already; None if all may have any.
 
-        What is there may cross lines.
+        What is there may cross lines and have emoji in it.
         """
         iob = numpy.concatenate([doc.to_array([ENT_IOB]).reshape(-1) for doc in docs])
         is_preset = bool(numpy.isin(iob, (1, 3)).any())
         anew = numpy.zeros(0, dtype="i8") if self.settings["cross_lines"] else _after_breaks(docs)
-        if not is_preset and not len(anew):
+        outside = emoji_tokens(docs)
+        if not is_preset and not len(anew) and not len(outside):
             return None
         possible = torch.ones(emissions.shape, dtype=torch.bool, device=emissions.device)
         possible[to_device(anew, emissions.device), 2::2] = False
+        possible[to_device(outside, emissions.device), 1:] = False
         if not is_preset:
             return possible
         offset = 0

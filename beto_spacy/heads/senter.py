@@ -214,9 +214,7 @@ def make_beto_senter(
         it wasn't broken to fit a width. ``boundary``: always one.
     scorer: From `make_senter_scorer`.
     """
-    return BetoSentenceRecognizer(
-        nlp.vocab, model, name, overwrite=overwrite, line_breaks=line_breaks, scorer=scorer
-    )
+    return BetoSentenceRecognizer(nlp.vocab, model, name, overwrite=overwrite, line_breaks=line_breaks, scorer=scorer)
 
 
 class BetoSentenceRecognizer(TorchHead):
@@ -240,7 +238,9 @@ class BetoSentenceRecognizer(TorchHead):
     ):
         if line_breaks not in _LINE_BREAK_KINDS:
             raise CorpusError(
-                "B258", f"A line break can't be '{line_breaks}'.", f"Set 'line_breaks' to {' or '.join(_LINE_BREAK_KINDS)}."
+                "B258",
+                f"A line break can't be '{line_breaks}'.",
+                f"Set 'line_breaks' to {' or '.join(_LINE_BREAK_KINDS)}.",
             )
         super().__init__(vocab, model, name, scorer, overwrite=overwrite, line_breaks=line_breaks)
 
