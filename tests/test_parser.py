@@ -263,6 +263,11 @@ LISTS = {
     "Compra:\n\n1 pan\n2 huevos": ["Compra:", "1 pan", "2 huevos"],
     "Lima y\nla costa": ["Lima y la costa"],
     "Lima\n, la ciudad": ["Lima , la ciudad"],
+    "Compra:\nPan\nhuevos\nLeche": ["Compra:", "Pan huevos", "Leche"],
+    "El acta\nAna Ruiz dice que la casa\nes de Luis, y que viajó a\nLima con la hija y que\nél no": [
+        "El acta",
+        "Ana Ruiz dice que la casa es de Luis, y que viajó a Lima con la hija y que él no",
+    ],
 }
 
 
@@ -272,12 +277,17 @@ def test_a_line_that_had_room_for_the_next_word_ends_a_sentence(bias, text):
     assert [" ".join(s.text.split()) for s in doc.sents] == LISTS[text]
 
 
-@pytest.mark.parametrize("width", [40, 60, 72, 100])
-def test_wrapped_text_has_no_boundary_at_a_line_break(bias, width):
-    text = "Ana Ruiz (Lima) y Juan Gil viajaron a Buenos Aires. El Banco Central «de Chile» subió la Tasa, y Quito no. "
+NAMES = "Ana Ruiz (Lima) y Juan Gil viajaron a Buenos Aires. El Banco Central «de Chile» subió la Tasa, y Quito no. "
+NEWS = "El presidente del club dijo a la prensa que Ana Ruiz había llegado tarde a la reunión con los ministros. "
+
+
+@pytest.mark.parametrize("text, width", [(NEWS, 20), (NEWS, 30), *((NAMES, width) for width in (40, 60, 72, 100))])
+def test_wrapped_text_has_no_boundary_at_a_line_break(bias, text, width):
     wrapped = textwrap.fill(text * 8, width, break_on_hyphens=False, break_long_words=False)
     nlp = bias(untrained(), -100.0)
     assert wrapped.count("\n") > 5 and len(list(nlp(wrapped).sents)) == 1
+    for before in ("https://" + 120 * "x", "Lima " * 40 + "."):
+        assert len(list(nlp(f"{before}\n\n{wrapped}").sents)) == 2
     nlp = bias(untrained(line_breaks="boundary"), -100.0)
     assert len(list(nlp(wrapped).sents)) == wrapped.count("\n") + 1
 

@@ -1,7 +1,7 @@
 """Sentence boundaries: `beto_senter`, which says of each token whether a sentence starts with it."""
 
 from functools import lru_cache, partial
-from typing import Any, Callable, Iterable, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy
 import torch
@@ -72,7 +72,7 @@ _NEVER_FIRST = ")]}»”’….,;:!?"
 #: What a line break may be, see `make_beto_senter`.
 _LINE_BREAK_KINDS = ("space", "hint", "boundary")
 
-#: Nobody wraps text to fewer characters than this: shorter lines are items of a list.
+#: Lines that are shorter than this were not wrapped, unless most of them go on below: they are items of a list.
 _LEAST_WIDTH = 40
 
 #: What is asked of a word; the answers are its shape. New questions, or another order, need new training.
@@ -133,24 +133,57 @@ def token_shapes(docs: Sequence[Doc]) -> Tuple[numpy.ndarray, numpy.ndarray]:
     return seen, before
 
 
-def _unforced_breaks(doc: Doc, blank: numpy.ndarray, starts: numpy.ndarray) -> numpy.ndarray:
-    """Of the words that start lines, those that had room in the line before, and don't start with a small letter.
+def _unforced_breaks(doc: Doc, blank: numpy.ndarray, starts: numpy.ndarray, paragraphs: numpy.ndarray) -> numpy.ndarray:
+    """Find the words that start lines though the line before had room for them, and that have no small initial.
 
-    Text that was wrapped to a width has none: its longest line isn't longer than the width, and no line had room.
+    Text that was wrapped to a width has none: no line had room. How wide that is follows from the lines that go on with
+    a small letter below, first in the document, then in each paragraph.
 
-    starts: Of `line_starts`.
+    starts, paragraphs: Of `line_starts` and `paragraph_starts`.
     """
     words = numpy.flatnonzero(~blank)
     firsts = numpy.union1d(words[:1], starts)
     lasts = numpy.append(words[numpy.searchsorted(words, firsts[1:]) - 1], words[-1:])
-    lengths = [doc[b].idx + len(doc[b]) - doc[a].idx for a, b in zip(firsts.tolist(), lasts.tolist())]
-    width = max([_LEAST_WIDTH, *lengths])
+    number = numpy.searchsorted(paragraphs, firsts, side="right")
+    by_paragraph: List[List[_Line]] = [[] for _ in range(len(paragraphs) + 1)]
+    for of, first, last in zip(number.tolist(), firsts.tolist(), lasts.tolist()):
+        length = doc[last].idx + len(doc[last]) - doc[first].idx
+        by_paragraph[of].append(_Line(first, length, _written_word(doc, first)))
+    breaks = [list(zip(lines, lines[1:])) for lines in by_paragraph]
+    width = _wrapped_width([pair for pairs in breaks for pair in pairs], _LEAST_WIDTH)
     found = []
-    for length, first in zip(lengths, firsts[1:].tolist()):
-        word = _written_word(doc, first)
-        if length + 1 + len(word) <= width and not word[0].islower():
-            found.append(first)
+    for lines, pairs in zip(by_paragraph, breaks):
+        longest = 0 if any(below.goes_on for _, below in pairs) else max((line.length for line in lines), default=0)
+        own_width = _wrapped_width(pairs, max(width, longest))
+        for line, below in pairs:
+            if line.length + 1 + len(below.opening) <= own_width and not below.goes_on:
+                found.append(below.first)
     return numpy.asarray(found, dtype="i8")
+
+
+class _Line(NamedTuple):
+    """A line of a document: its first token, its length in characters, and what is written before its first space."""
+
+    first: int
+    length: int
+    opening: str
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether it goes on with the line above, by its small initial."""
+        return self.opening[0].islower()
+
+
+def _wrapped_width(breaks: Sequence[Tuple[_Line, _Line]], least: int) -> int:
+    """How long a line may be, as far as one can tell: at least as long as the longest that goes on below.
+
+    breaks: Pairs of a line and the one below it.
+    least: The width unless half of the lines or more go on below, for lists have short lines.
+    """
+    wrapped = [line.length for line, below in breaks if below.goes_on]
+    if wrapped and 2 * len(wrapped) >= len(breaks):
+        return max(wrapped)
+    return max([least, *wrapped])
 
 
 def _written_word(doc: Doc, first: int) -> str:
@@ -279,7 +312,8 @@ class BetoSentenceRecognizer(TorchHead):
         lines = line_starts(doc, blank, LINE_BREAKS)
         if kind == "boundary":
             return lines
-        return numpy.union1d(paragraph_starts(doc, blank), _unforced_breaks(doc, blank, lines))
+        paragraphs = paragraph_starts(doc, blank)
+        return numpy.union1d(paragraphs, _unforced_breaks(doc, blank, lines, paragraphs))
 
     def set_annotations(self, docs: Iterable[Doc], scores: List[numpy.ndarray]) -> None:
         """Set the boundaries; those that are there before are kept unless they are to be overwritten."""
