@@ -41,7 +41,7 @@ def main() -> None:
 @main.command("convert")
 @click.argument("sources", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.argument("dest", type=click.Path(path_type=Path))
-@click.option("--format", help="conllu, iob, brat, jsonl, csv, tsv, lines or squad; detected if not given.")
+@click.option("--format", help="conllu, cess, iob, brat, jsonl, csv, tsv, lines or squad; detected if not given.")
 @click.option(
     "--n-sents", type=int, help="Sentences a document; by default 10 for CoNLL-U and with --sentences, else 1."
 )
@@ -438,11 +438,12 @@ def distill_command(
 @main.command("assets")
 @click.argument("project", default=".", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.option("--mirror", default="", help="A folder to copy the assets from, instead of downloading them.")
-def assets_command(project: Path, mirror: str) -> None:
+@click.option("--extra", multiple=True, metavar="DEST", help="Bring this asset only, which is marked as extra.")
+def assets_command(project: Path, mirror: str, extra: Tuple[str, ...]) -> None:
     """Bring the assets of PROJECT (a folder with a project.yml) to their places, and check them."""
     from .project import fetch_assets
 
-    click.echo(f"{len(fetch_assets(project, mirror=mirror or None))} assets are in place.")
+    click.echo(f"{len(fetch_assets(project, mirror=mirror or None, extra=extra))} assets are in place.")
 
 
 @main.command("package")

@@ -1,9 +1,9 @@
 """Which infinitives a form of a verb can belong to, by the endings and the spelling of the Spanish conjugations.
 
-`infinitives` undoes what conjugation does: endings of the three classes (those of *vos* among them), changes of spelling
-(*saqué*, *llegué*, *empecé*), diphthongs (*pienso*, *vuelvo*), raised vowels (*pido*) and accents (*envío*). It proposes,
-and knows no verbs: who asks chooses among the proposals those that exist. `guess` is for verbs that nobody knows: new
-verbs are of the first class. Strong stems (*supe*, *hago*) are a matter of tables.
+`infinitives` undoes what conjugation does: endings of the three classes (those of *vos* among them), changes of
+spelling (*saqué*, *llegué*, *empecé*), diphthongs (*pienso*, *vuelvo*), raised vowels (*pido*) and accents (*envío*).
+It proposes, and knows no verbs: who asks chooses among the proposals those that exist. `guess` is for verbs that nobody
+knows: new verbs are of the first class. Strong stems (*supe*, *hago*) are a matter of tables.
 """
 
 import re
@@ -27,7 +27,10 @@ _ENDINGS: Dict[str, Tuple[Tuple[str, str], ...]] = {
         ("Tense=Pres", "o es e emos éis en és a as amos áis an ás"),
         ("Mood=Imp", "e ed é a an amos"),
         ("Tense=Past", "í iste ió imos isteis ieron yó yeron íste ímos"),
-        ("Tense=Imp", "ía ías íamos íais ían iera ieras iéramos ierais ieran iese ieses iésemos ieseis iesen yera yeras yeran"),
+        (
+            "Tense=Imp",
+            "ía ías íamos íais ían iera ieras iéramos ierais ieran iese ieses iésemos ieseis iesen yera yeras yeran",
+        ),
         ("VerbForm=Ger", "iendo yendo"),
         ("VerbForm=Part", "ido ida idos idas ído ída ídos ídas"),
     ),
@@ -35,7 +38,10 @@ _ENDINGS: Dict[str, Tuple[Tuple[str, str], ...]] = {
         ("Tense=Pres", "o es e imos ís en a as amos áis an ás"),
         ("Mood=Imp", "e id í a an amos"),
         ("Tense=Past", "í iste ió imos isteis ieron yó yeron ó eron"),
-        ("Tense=Imp", "ía ías íamos íais ían iera ieras iéramos ierais ieran iese ieses iésemos ieseis iesen yera yeras yeran"),
+        (
+            "Tense=Imp",
+            "ía ías íamos íais ían iera ieras iéramos ierais ieran iese ieses iésemos ieseis iesen yera yeras yeran",
+        ),
         ("VerbForm=Ger", "iendo yendo endo"),
         ("VerbForm=Part", "ido ida idos idas ído ída ídos ídas"),
     ),
@@ -63,8 +69,8 @@ def infinitives(form: str, features: str = "") -> List[str]:
     """Propose infinitives, the likelier first: regular spelling, then changes of it, then of vowels.
 
     form: A finite form, gerund or participle without clitics, in lower case.
-    features: Morphological features, ``Mood=Ind|Tense=Pres``. Those endings that they exclude are left out; features that
-        say nothing of tense or form of the verb exclude none.
+    features: Morphological features, ``Mood=Ind|Tense=Pres``. Those endings that they exclude are left out; features
+        that say nothing of tense or form of the verb exclude none.
     Returns infinitives of which each may exist or not.
     """
     found: Dict[str, int] = {}

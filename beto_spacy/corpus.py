@@ -278,9 +278,9 @@ def convert(
     source: One path or several, whose records follow one another.
     dest: The `.spacy` file. It is replaced only by a complete one, and untouched if anything fails.
     format: A key of `formats.FORMATS`; None detects it, for each source.
-    n_sents: Sentences a document; None means 10 for CoNLL-U and with ``sentences``, 1 for everything else. Where
-        corpora of entities are joined, it's left open whether a sentence starts after or before a line that doesn't
-        look like one, such as a headline.
+    n_sents: Sentences a document; None means 10 for CoNLL-U, CESS-ESP and with ``sentences``, 1 for everything else.
+        Where corpora of entities are joined, it's left open whether a sentence starts after or before a line that
+        doesn't look like one, such as a headline.
     slice: Which records to take, before sentences are joined: "start:stop[:step]" as in Python, or with a "!" before
         it all the others.
     lang: Language whose tokenizer splits texts that have no tokens.
@@ -330,7 +330,7 @@ def convert(
             what = f"There is nothing to write: none of {len(records)} records looks like a whole sentence."
             raise CorpusError("B205", what, "Check the source, or convert without sentences.", path=paths[0])
         records = whole
-    elif n_sents > 1 and "conllu" not in formats:
+    elif n_sents > 1 and not {"conllu", "cess"} & set(formats):
         _leave_doubtful_starts(records)
     report.sentences = sum(map(bool, chain.from_iterable(record.sent_starts or () for record in records)))
     bin = DocBin(store_user_data=any(record.questions is not None for record in records))
@@ -377,8 +377,8 @@ def _settle(
     else:
         formats = [format or "lines"] * len(paths)
     if n_sents is None:
-        n_sents = 10 if sentences or set(formats) == {"conllu"} else 1
-    if n_sents > 1 and set(formats) - {"conllu", "iob"}:
+        n_sents = 10 if sentences or set(formats) <= {"conllu", "cess"} else 1
+    if n_sents > 1 and set(formats) - {"conllu", "cess", "iob"}:
         what = f"The format {'/'.join(sorted(set(formats)))} has whole texts; only sentences can be joined."
         raise CorpusError("B203", what, "Leave out what asks for sentences.")
     elif n_sents < 1:

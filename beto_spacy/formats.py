@@ -17,11 +17,12 @@ import re
 import tarfile
 import zlib
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, NoReturn, Optional, Sequence, Tuple, Union
 
+from .cess import UNKNOWN, Analysis, as_ancora, surface
 from .errors import FormatError
 
 __all__ = ["FORMATS", "Problem", "Record", "detect_format", "read_labels", "read_records", "readable_spaces"]
@@ -32,6 +33,7 @@ StrPath = Union[str, Path]
 #: The formats by name, each with one line of description.
 FORMATS: Dict[str, str] = {
     "conllu": "CoNLL-U: words, tags, features, lemmas, dependencies; entities in MISC (NE=B-PER)",
+    "cess": "CESS-ESP in CoNLL-U: tags of EAGLES become parts of speech and features as in UD Spanish AnCora; no heads",
     "iob": "CoNLL-2002/2003 columns: a token a line, entity tag last (BIO, IOB1, BIOES, BILOU)",
     "brat": "brat standoff: .txt and .ann side by side, in a folder or a tar archive",
     "jsonl": "one JSON object a line: text, and label, labels or cats",
@@ -133,7 +135,10 @@ class _Line(NamedTuple):
 
 def _read_bytes(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        data = path.read_bytes()
+        return lzma.decompress(data) if _is_packed(path) else data
+    except lzma.LZMAError as error:
+        raise FormatError("B101", f"The file can't be unpacked: {error}.", "Download it again.", path=path) from None
     except FileNotFoundError:
         raise FormatError("B101", "There is no such file.", "Check the path.", path=path) from None
     except OSError as error:
@@ -141,6 +146,10 @@ def _read_bytes(path: Path) -> bytes:
         raise FormatError(
             "B101", f"The file can't be read: {reason}.", "Check path and permissions.", path=path
         ) from None
+
+
+def _is_packed(path: Path) -> bool:
+    return path.suffix.lower() == ".xz" and not path.name.lower().endswith(_ARCHIVES)
 
 
 def _decode(data: bytes, encoding: str, path: StrPath) -> str:
@@ -238,8 +247,9 @@ def detect_format(path: StrPath) -> str:
     data = _read_bytes(path)
     if not data.strip():
         raise _empty(path)
-    if path.suffix.lower() in _BY_EXTENSION:
-        return _BY_EXTENSION[path.suffix.lower()]
+    suffix = (path.with_suffix("") if _is_packed(path) else path).suffix.lower()
+    if suffix in _BY_EXTENSION:
+        return _BY_EXTENSION[suffix]
     head = data[:65536]
     wide = head.startswith(_UTF16)
     if head.startswith(_COMPRESSED) or (b"\0" in head and not wide):
@@ -301,7 +311,7 @@ def read_records(
 ) -> Iterator[Record]:
     """Read a corpus.
 
-    path: A file; for brat also a folder or a tar archive.
+    path: A file, which may be packed as ``.xz``; for brat also a folder or a tar archive.
     format: A key of `FORMATS`; None detects it (`labels_path` among the options means "lines").
     encoding: Of the file.
     on_problem: Called with each `Problem`; None raises the first one as FormatError B160.
@@ -309,7 +319,7 @@ def read_records(
         part of speech, or None), `repair=False`. jsonl: `labels`, `missing=("",)`. csv and tsv: these two and
         `text_column`, `label_column`, `id_column` (names or indices from 0), `header="auto"|"yes"|"no"`,
         `label_separator`, `quoting="auto"|"double"|"none"`, `delimiter`. lines: `labels_path`, `label_names`, `labels`,
-        `missing`. brat and squad have none.
+        `missing`. brat, cess and squad have none.
     YIELDS: Records, in the order of the file.
     Raises FormatError B1xx with file and line.
     """
@@ -781,6 +791,35 @@ def _conllu_record(
         entities=entities,
         newdoc=any(_COMMENT_DOC.match(c.text) for c in sentence.comments),
     )
+
+
+def _read_cess(path: Path, encoding: str, on_problem: OnProblem) -> Iterator[Record]:
+    """Tags aren't kept: those of other corpora with tags of EAGLES are coarser."""
+    for record in _read_conllu(path, encoding, on_problem):
+        words: List[str] = []
+        analyses: List[Analysis] = []
+        columns = (record.words, record.lemmas, record.pos, record.tags, record.morphs)
+        if None in columns:
+            what = "A column of words, lemmas, parts of speech, tags or features is empty."
+            raise FormatError("B115", what, "Convert other treebanks as conllu.", path=path, line=record.line)
+        for form, *analysis in zip(*columns):  # type: ignore[arg-type]
+            parts = surface(form)
+            words += parts
+            analyses += [as_ancora(parts[0], *analysis)] if len(parts) == 1 else [UNKNOWN] * len(parts)
+        spaces = readable_spaces(words)
+        yield replace(
+            record,
+            text="".join(word + " " * space for word, space in zip(words, spaces)).removesuffix(" "),
+            words=words,
+            spaces=spaces,
+            tags=None,
+            pos=[analysis.pos for analysis in analyses],
+            morphs=[analysis.morph for analysis in analyses],
+            lemmas=[analysis.lemma for analysis in analyses],
+            heads=None,
+            deps=None,
+            sent_starts=[i == 0 for i in range(len(words))],
+        )
 
 
 # --------------------------------------------------------------------------------------------- CoNLL-2002 columns
@@ -1413,6 +1452,7 @@ def _squad_question(
 
 _READERS: Dict[str, Callable[..., Iterator[Record]]] = {
     "conllu": _read_conllu,
+    "cess": _read_cess,
     "iob": _read_iob,
     "brat": _read_brat,
     "jsonl": _read_jsonl,

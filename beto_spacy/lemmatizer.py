@@ -41,7 +41,12 @@ _INFINITIVE = re.compile(r"[a-zñü]*(ar|er|ir|ír)")
 #: A verb with enclitics, whatever it was taken for: its accent stands two syllables or more before the end.
 _WITH_ENCLITICS = re.compile(r".*[áéíóú][^aeiouáéíóú]*[aeiou]+[^aeiouáéíóú]+[aeiou]+[^aeiouáéíóú]*")
 #: What is no form of a verb, whatever it was taken for.
-_INTERJECTIONS = frozenset("ah ajá ajám ay bah buah che eh epa guau hola hurra jaja jajaja je jeje ja ji jo nah oh ojalá ole olé puf tararí uf uh uy".split())
+_INTERJECTIONS = frozenset(
+    (
+        "ah ajá ajám ay bah buah che eh epa guau hola hurra jaja jajaja je jeje ja ji jo nah oh ojalá ole olé puf "
+        "tararí uf uh uy"
+    ).split()
+)
 #: A number as it's written in Spanish: 1.500,50. Others keep their form.
 _NUMBER = re.compile(r"[-+]?\d{1,3}(\.\d{3})+(,\d+)?|[-+]?\d+,\d+")
 #: Of vos, as said from Central America to the River Plate: tenés, decí, mirá.

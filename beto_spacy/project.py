@@ -42,16 +42,23 @@ print(json.dumps({
 
 
 def fetch_assets(
-    project: Union[str, Path], *, mirror: Optional[Union[str, Path]] = None, overrides: Optional[Dict[str, Any]] = None
+    project: Union[str, Path],
+    *,
+    mirror: Optional[Union[str, Path]] = None,
+    extra: Sequence[str] = (),
+    overrides: Optional[Dict[str, Any]] = None,
 ) -> List[Path]:
     """Bring the assets of a `project.yml` to their places.
 
     project: The folder of the `project.yml`.
     mirror: A folder that has the assets under the same names below it as they get below ``assets/``; they are copied
         from there and nothing is downloaded.
+    extra: Of the assets that are marked as extra, those to bring too, as `project.yml` names their ``dest``. If any are
+        given, only they are brought.
     overrides: Values for the project's variables, such as ``{"vars.mirror": "..."}``.
     Returns the assets that are there. Raises ProjectError for an asset that the mirror lacks, that has another
-    checksum than `project.yml` states, that can't be downloaded, or that nobody may distribute and is not there yet.
+    checksum than `project.yml` states, that can't be downloaded, or that nobody may distribute and is not there yet;
+    and for an extra asset that `project.yml` doesn't name.
     """
     from weasel.cli.assets import project_assets
     from weasel.util import load_project_config
@@ -66,10 +73,19 @@ def fetch_assets(
             "Name the folder of one, and mend what the message above says of it.",
             path=project / "project.yml",
         ) from error
-    assets = [asset for asset in config.get("assets", []) if not asset.get("extra")]
-    if not mirror:
+    known = config.get("assets", [])
+    assets = [asset for asset in known if (asset["dest"] in extra if extra else not asset.get("extra"))]
+    unknown = set(extra) - {asset["dest"] for asset in assets}
+    if unknown:
+        raise ProjectError(
+            "B522",
+            f"The project has no asset '{min(unknown)}'.",
+            f"It has: {', '.join(asset['dest'] for asset in known)}.",
+            path=project / "project.yml",
+        )
+    if not mirror and any(asset.get("url") or asset.get("git") for asset in assets):
         try:
-            project_assets(project, overrides=overrides or {})
+            project_assets(project, overrides=overrides or {}, extra=bool(extra))
         except (Exception, SystemExit) as error:
             raise ProjectError(
                 "B501",

@@ -19,6 +19,7 @@ LAYERS = [
         "memory",
         "divergence",
         "positions",
+        "cess",
         "cpu_training",
         "heads.crf_steps",
         "heads.mst",

@@ -142,6 +142,16 @@ def test_assets_come_from_the_mirror(little_project):
     assert sorted(p.name for p in (little_project / "assets").iterdir()) == ["b.txt", "ner"]
 
 
+def test_extra_assets_come_when_they_are_named(little_project):
+    mirror = little_project / "mirror"
+    (mirror / "c.txt").write_text("c")
+    places = steps.fetch_assets(little_project, mirror=mirror, extra=["assets/c.txt"])
+    assert [p.relative_to(little_project).as_posix() for p in places] == ["assets/c.txt"]
+    assert not (little_project / "assets" / "b.txt").exists()
+    with pytest.raises(ProjectError, match="B522.*assets/d.txt"):
+        steps.fetch_assets(little_project, mirror=mirror, extra=["assets/d.txt"])
+
+
 def test_assets_that_are_missing_or_wrong(little_project):
     mirror = little_project / "mirror"
     (mirror / "b.txt").write_text("other")
