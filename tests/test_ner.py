@@ -253,6 +253,18 @@ def test_an_entity_crosses_lines_where_it_may_or_is_there(trained):
     assert (0, 3, "PER") in entities(trained(doc))
 
 
+def test_a_pipeline_that_was_saved_without_the_setting_has_its_default(trained, tmp_path):
+    trained.to_disk(tmp_path)
+    config = (tmp_path / "config.cfg").read_text(encoding="utf8")
+    assert config.count("cross_lines = false\n") == 1
+    (tmp_path / "config.cfg").write_text(config.replace("cross_lines = false\n", ""), encoding="utf8")
+    assert spacy.load(tmp_path).get_pipe("ner").settings["cross_lines"] is False
+    other = spacy.load(tmp_path, config={"components.ner.cross_lines": True})
+    assert other.get_pipe("ner").settings["cross_lines"] is True
+    text = SENTENCES[0][0]
+    assert entities(other(doc_of(other, text))) == entities(trained(doc_of(trained, text)))
+
+
 def test_an_emoji_is_in_no_entity_that_is_found(trained):
     words = ["María", "👍🏽", "Gómez", "❤", "Pedro", "\n", "1️⃣", "Lima"]
     pipe = trained.get_pipe("ner")

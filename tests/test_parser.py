@@ -15,7 +15,7 @@ from beto_spacy.errors import CorpusError
 from beto_spacy.heads import biaffine
 from beto_spacy.heads.mst import are_trees, best_trees
 from beto_spacy.heads.parser import _MOST_WORDS, _heads_with_one_root, _likeliest_heads
-from beto_spacy.heads.senter import _SHAPES, _WINDOW, token_shapes
+from beto_spacy.heads.senter import _SHAPES, _WINDOW, _move_from_marks, token_shapes
 from beto_spacy.torch_shim import at_once
 
 CNN = {
@@ -290,6 +290,34 @@ def test_wrapped_text_has_no_boundary_at_a_line_break(bias, text, width):
         assert len(list(nlp(f"{before}\n\n{wrapped}").sents)) == 2
     nlp = bias(untrained(line_breaks="boundary"), -100.0)
     assert len(list(nlp(wrapped).sents)) == wrapped.count("\n") + 1
+
+
+def test_a_pipeline_that_was_saved_without_the_setting_has_its_default(bias, tmp_path):
+    bias(untrained(line_breaks="space"), -100.0).to_disk(tmp_path)
+    config = (tmp_path / "config.cfg").read_text(encoding="utf8")
+    assert len(list(spacy.load(tmp_path)("Lima\nQuito").sents)) == 1
+    (tmp_path / "config.cfg").write_text(config.replace('line_breaks = "space"\n', ""), encoding="utf8")
+    assert len(list(spacy.load(tmp_path)("Lima\nQuito").sents)) == 2
+    setting = {"components.beto_senter.line_breaks": "space"}
+    assert len(list(spacy.load(tmp_path, config=setting)("Lima\nQuito").sents)) == 1
+
+
+@pytest.mark.parametrize(
+    "words, moved",
+    [
+        ("( Sí . ) Luego vino", 4),
+        ("« Sí . » ) \n Luego vino", 6),
+        ("( Sí . ) ; luego vino", None),
+        ("« Sí . » .", None),
+        ("Sí . , luego vino", None),
+    ],
+)
+def test_a_start_at_a_closing_mark_goes_to_the_next_word(words, moved):
+    doc = Doc(spacy.blank("es").vocab, words=words.split(" "))
+    begins = numpy.zeros(len(doc), dtype=bool)
+    begins[[0, 3 if doc[2].text == "." else 2]] = True
+    _move_from_marks(doc, begins)
+    assert numpy.flatnonzero(begins).tolist() == ([0] if moved is None else [0, moved])
 
 
 def test_no_sentence_starts_with_a_mark_that_closes(bias):

@@ -66,8 +66,9 @@ _WINDOW = (-3, -2, -1, 0, 1, 2)
 #: The shapes are plain, and the optimizer's steps of one size: scaled up, they are learned some times faster.
 _SHAPE_SCALE = 20.0
 
-#: A sentence never starts with a token that is made of these alone.
-_NEVER_FIRST = ")]}»”’….,;:!?"
+#: A sentence never starts with a token that is made of these alone: marks that close, and those that part.
+_CLOSING = ")]}»”’….!?"
+_NEVER_FIRST = _CLOSING + ",;:"
 
 #: What a line break may be, see `make_beto_senter`.
 _LINE_BREAK_KINDS = ("space", "hint", "boundary")
@@ -186,6 +187,23 @@ def _wrapped_width(breaks: Sequence[Tuple[_Line, _Line]], least: int) -> int:
     return max([least, *wrapped])
 
 
+def _move_from_marks(doc: Doc, begins: numpy.ndarray) -> None:
+    """Take sentence starts away from marks that none starts with.
+
+    What is before a closing mark ends there, so the sentence starts with the word after it: *(Sí.) Luego*. There is
+    none where the text goes on with a comma or a colon.
+
+    begins: Whether a sentence starts with each token; changed in place. *Shape:* (n_tokens,)
+    """
+    for i in numpy.flatnonzero(begins).tolist():
+        if not doc[i].text.strip(_NEVER_FIRST):
+            begins[i] = False
+            while i < len(doc) and (doc[i].is_space or not doc[i].text.strip(_CLOSING)):
+                i += 1
+            if i < len(doc) and doc[i].text.strip(_NEVER_FIRST):
+                begins[i] = True
+
+
 def _written_word(doc: Doc, first: int) -> str:
     """The tokens from one on that are written without white space between them."""
     last = first
@@ -253,7 +271,8 @@ def make_beto_senter(
 class BetoSentenceRecognizer(TorchHead):
     """Finds where sentences start.
 
-    None starts with a mark that closes or parts, such as a bracket, a full stop, a comma or a colon.
+    None starts with a mark that closes or parts, such as a bracket, a full stop, a comma or a colon: the word after a
+    closing mark starts it, see `_move_from_marks`.
 
     vocab, model, name: As for any component.
     overwrite, line_breaks, scorer: See `make_beto_senter`.
@@ -299,8 +318,7 @@ class BetoSentenceRecognizer(TorchHead):
                 begins &= ~blank  # white space belongs to the sentence before
                 begins[self._line_boundaries(doc, blank)] = True
                 begins[numpy.flatnonzero(~blank)[:1]] = False  # or to the first one
-            for i in numpy.flatnonzero(begins).tolist():
-                begins[i] = bool(doc[i].text.strip(_NEVER_FIRST))
+            _move_from_marks(doc, begins)
             begins[:1] = True
         return found
 
