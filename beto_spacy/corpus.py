@@ -33,7 +33,6 @@ from typing import (
     Union,
 )
 
-import spacy
 from spacy.language import Language
 from spacy.tokens import Doc, DocBin, Span
 from spacy.training import Example
@@ -42,6 +41,7 @@ from spacy.vocab import Vocab
 from .augment import without_final_punctuation
 from .errors import CorpusError
 from .formats import OnProblem, Problem, Record, detect_format, raise_problem, read_labels, read_records
+from .tokenizer import blank_pipeline
 
 __all__ = ["ConvertReport", "convert", "group_docs", "load_docs", "make_corpora_reader", "read_docs", "record_to_doc"]
 
@@ -427,7 +427,7 @@ def _only_sentences(records: Iterable[Record]) -> List[Record]:
 
 def _blank(lang: str) -> Language:
     try:
-        return spacy.blank(lang)
+        return blank_pipeline(lang)
     except ImportError:
         raise CorpusError("B208", f"spaCy has no language '{lang}'.", "Give a code such as es.") from None
 
