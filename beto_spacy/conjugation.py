@@ -46,6 +46,8 @@ _ENDINGS: Dict[str, Tuple[Tuple[str, str], ...]] = {
         ("VerbForm=Part", "ido ida idos idas ído ída ídos ídas"),
     ),
 }
+#: Dar goes like a verb in -er in the past, and in the tenses that are made from it. (Di is also of decir.)
+_PAST_OF_DAR = re.compile(r"d(iste|io|imos|isteis|ieron|ier(?:a|as|an|ais)|iéramos|ies(?:e|es|en|eis)|iésemos)")
 _FUTURE = re.compile(r"(.+[aei]r)(é|ás|á|emos|éis|án|ía|ías|íamos|íais|ían)")
 #: Participles that don't end as the regular ones do, by what the infinitive ends in.
 _PARTICIPLES = {
@@ -77,6 +79,8 @@ def infinitives(form: str, features: str = "") -> List[str]:
     future = _FUTURE.fullmatch(form)
     if future and _fits("Tense=Fut", features):
         found[future.group(1)] = 0
+    if _PAST_OF_DAR.fullmatch(form) and (_fits("Tense=Past", features) or _fits("Tense=Imp", features)):
+        found["dar"] = -1
     for conjugation, groups in _ENDINGS.items():
         for feature, endings in groups:
             if not _fits(feature, features):

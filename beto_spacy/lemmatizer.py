@@ -11,7 +11,7 @@ that isn't known as its part of speech, but as another, gets the lemma of that: 
 import re
 from collections import Counter, defaultdict
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Set, Tuple, Union
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Set, Tuple, Union
 
 import numpy
 import srsly
@@ -58,11 +58,14 @@ _PRONOUNS = {
     **dict.fromkeys(("nosotras",), "yo"),
     **dict.fromkeys(("aquél", "aquélla", "aquéllos", "aquéllas"), "aquel"),
 }
+#: Articles are parts of them, as treebanks with merged tokens have it.
+_CONTRACTIONS = {"del": "de el", "al": "a el"}
 #: Also of ser, which is an auxiliary in treebanks.
 _PAST_OF_IR = re.compile(r"fu[ieé]")
 #: What a noun, an adjective or a participle may end in.
 _LIKE_A_NAME = re.compile(r"((?<![ae]nd)o|[ae]s|(?<![aei]m)os|[ai]da)$")
 _OF_ADJECTIVES = ("osa", "iva", "ica", "aria")
+_ACUTE = str.maketrans("áéíóú", "aeiou")
 _SUPERLATIVE = re.compile(r"(.*)ísim[oa]s?")
 #: A Spanish noun doesn't end so: caciqu(e)s, sustituyent(e)s, canj(e)s.
 _CUT_TOO_SHORT = re.compile(r"(qu|[bcfgkmpqtv]|[^aeiouáéíóú][dhjlnrsxyz])$")
@@ -258,6 +261,8 @@ class BetoLemmatizer(Pipe):
             return low
         if pos == "PRON" and low in _PRONOUNS:
             return _PRONOUNS[low]
+        if pos == "ADP" and low in _CONTRACTIONS:
+            return _CONTRACTIONS[low]
         found = self._rules.rule_lemmatize(token)[0].strip()  # a space stands for the pronouns that it doesn't find
         if pos in ("VERB", "AUX"):
             lemma = self._verb(token, found)
@@ -272,6 +277,10 @@ class BetoLemmatizer(Pipe):
         if pos == "NOUN":
             if any(c.isdigit() for c in low) or (token.text.isupper() and 1 < len(low) <= _LONGEST_ACRONYM):
                 return token.text
+            if low.endswith("s") and not token.morph.get("Number"):
+                singular = next(filter(self._known["NOUN"].__contains__, _singulars(low)), "")
+                if singular:
+                    return singular
             if low.endswith("s") and found not in self._known["NOUN"]:
                 if low in self._known["NOUN"] or low.endswith(("sis", "tis")):  # la dosis, la artritis
                     return low
@@ -304,6 +313,10 @@ class BetoLemmatizer(Pipe):
         host = parts[0].lower()
         verbal = "|".join(f"{name}={features[name]}" for name in ("Mood", "Tense", "VerbForm") if name in features)
         lemma = host if host in self._known["VERB"] else self._infinitive(host, verbal, found)
+        if parts[1].lower() == "te" and host.endswith("a") and not lemma.endswith("ar"):
+            # Said to tú, it's of the first class: siéntate.
+            first = [i for i in infinitives(host, "Mood=Imp") if i.endswith("ar") and i in self._common]
+            lemma = first[0] if first else lemma
         return " ".join([lemma, *map(clitic_lemma, parts[1:])])
 
     def _infinitive(self, form: str, features: str, found: str) -> str:
@@ -317,6 +330,9 @@ class BetoLemmatizer(Pipe):
             irregular = participle(form)
             if irregular in known:
                 return irregular
+        proposed = infinitives(form, features)
+        if proposed[:1] == ["dar"]:
+            return "dar"
         if found in self._common:
             return found
         if form == "sos":
@@ -327,7 +343,6 @@ class BetoLemmatizer(Pipe):
             for whole in (infinitive, infinitive.replace("í", "i")):
                 if whole in known:
                     return whole
-        proposed = infinitives(form, features)
         common = [infinitive for infinitive in proposed if infinitive in self._common]
         if listed in self._common or (listed in known and not common):
             return listed
@@ -354,13 +369,15 @@ class BetoLemmatizer(Pipe):
             return word in known or word == listed
 
         superlative = _SUPERLATIVE.fullmatch(form)
-        if superlative and features.get("Degree") == "Abs":
-            stem = superlative.group(1)
-            return next((w for w in (stem + "o", stem + "e", stem) if exists(w)), found)
+        if superlative and features.get("Degree", "Abs") == "Abs":
+            stems = _positive_stems(superlative.group(1))
+            positive = next((w for stem in stems for w in (stem + "o", stem + "e", stem) if w in known), "")
+            if positive or "Degree" in features:
+                return positive or found
         word = form
         for feature, value, other in (("Number", "Plur", _singular), ("Gender", "Fem", _masculine)):
             changed = other(word, exists)
-            overlooked = not exists(word) and exists(changed)
+            overlooked = word not in known and changed in known or not exists(word) and exists(changed)
             if features.get(feature) == value or overlooked:
                 word = changed
         return found if found in known and word not in known else word
@@ -466,6 +483,29 @@ def _singular(word: str, exists: Callable[[str], bool]) -> str:
     if word.endswith("es") and (exists(word[:-2]) or word.endswith(("ales", "iles", "ores"))):
         return word[:-2]
     return word[:-1] if word.endswith("s") else word
+
+
+def _singulars(word: str) -> Iterator[str]:
+    """What the singular of a noun may be, the likelier first."""
+    if word.endswith("ces"):
+        yield word[:-3] + "z"
+    if word.endswith("es") and not _CUT_TOO_SHORT.search(word[:-2]):
+        stem = word[:-2]
+        yield stem
+        yield stem.translate(_ACUTE)  # exámenes
+        last = max(map(stem.rfind, "aeiou"))
+        if stem[-1] in "ns" and last >= 0:
+            yield stem[:last] + "áéíóú"["aeiou".index(stem[last])] + stem[last + 1 :]  # jardines
+    yield word[:-1]
+
+
+def _positive_stems(stem: str) -> List[str]:
+    """The stem of an adjective from that of its superlative: riqu(ísimo), ric(o)."""
+    spellings = [stem]
+    for written, plain in (("qu", "c"), ("gu", "g"), ("c", "z"), ("bil", "ble")):
+        if stem.endswith(written):
+            spellings.append(stem[: -len(written)] + plain)
+    return spellings
 
 
 def _masculine(word: str, exists: Callable[[str], bool]) -> str:
