@@ -52,6 +52,8 @@ def test_tokens_stay_whole(nlp, case):
         ("5º.", "5º|."),
         ("10:30h", "10:30|h"),
         ("bien,—dijo", "bien|,|—|dijo"),
+        ("¿Sí?¡Ya!¿Eh?", "¿|Sí|?|¡|Ya|!|¿|Eh|?"),
+        ("¿Sí?No", "¿|Sí|?|No"),
         ("extranjero,—el", "extranjero|,|—|el"),
         ("municipales(8", "municipales|(|8"),
         ("1995/2007.", "1995/2007|."),
