@@ -9,7 +9,8 @@ knows: new verbs are of the first class. Strong stems (*supe*, *hago*) are a mat
 import re
 from typing import Dict, Iterator, List, Tuple
 
-_ACUTE = str.maketrans("áéíóú", "aeiou")
+#: Vowels without their accents.
+ACUTE = str.maketrans("áéíóú", "aeiou")
 _VOWELS = "aeiouáéíóúü"
 _WEAK = re.compile(r"[aeiouáéíóúü](?=[^aeiouáéíóúü]*$)")
 
@@ -76,14 +77,15 @@ def infinitives(form: str, features: str = "") -> List[str]:
     Returns infinitives of which each may exist or not.
     """
     found: Dict[str, int] = {}
+    own = dict(part.split("=", 1) for part in features.split("|") if "=" in part)
     future = _FUTURE.fullmatch(form)
-    if future and _fits("Tense=Fut", features):
+    if future and _fits("Tense=Fut", own):
         found[future.group(1)] = 0
-    if _PAST_OF_DAR.fullmatch(form) and (_fits("Tense=Past", features) or _fits("Tense=Imp", features)):
+    if _PAST_OF_DAR.fullmatch(form) and (_fits("Tense=Past", own) or _fits("Tense=Imp", own)):
         found["dar"] = -1
     for conjugation, groups in _ENDINGS.items():
         for feature, endings in groups:
-            if not _fits(feature, features):
+            if not _fits(feature, own):
                 continue
             for ending in endings.split():
                 stem = form[: -len(ending)]
@@ -111,7 +113,7 @@ def guess(form: str) -> str:
                 stem = form[: -len(ending)]
                 # Without a vowel it's no stem: che.
                 if form.endswith(ending) and len(stem) > 1 and any(c in _VOWELS for c in stem):
-                    changed = min(_stems(stem, ending, conjugation))[1].translate(_ACUTE)
+                    changed = min(_stems(stem, ending, conjugation))[1].translate(ACUTE)
                     longest[conjugation] = max(longest.get(conjugation, (0, "")), (len(ending), changed + conjugation))
     if "ar" in longest and longest["ar"][0] >= max(length for length, _ in longest.values()):
         return longest["ar"][1]
@@ -122,9 +124,8 @@ def guess(form: str) -> str:
     return max(longest.values())[1] if longest else ""
 
 
-def _fits(feature: str, features: str) -> bool:
+def _fits(feature: str, own: Dict[str, str]) -> bool:
     """Whether a form of that tense, mood or kind can have the features."""
-    own = dict(part.split("=", 1) for part in features.split("|") if "=" in part)
     form, mood, tense = own.get("VerbForm", ""), own.get("Mood", ""), own.get("Tense", "")
     if feature.startswith("VerbForm="):
         return form == feature[9:] if form else not mood and not tense
@@ -143,7 +144,7 @@ def _fits(feature: str, features: str) -> bool:
 
 def _stems(stem: str, ending: str, conjugation: str) -> Iterator[Tuple[int, str]]:
     """The stems that the infinitive may have, each with how far it is from what's written."""
-    for rank, spelled in _spellings(stem, ending[0].translate(_ACUTE), conjugation):
+    for rank, spelled in _spellings(stem, ending[0].translate(ACUTE), conjugation):
         yield rank, spelled
         for changed in _vowels(spelled, conjugation):
             yield rank + 2, changed
@@ -190,6 +191,6 @@ def _vowels(stem: str, conjugation: str) -> Iterator[str]:
     if match:
         at, vowel = match.start(), match.group()
         if vowel in "áéíóú":
-            yield stem[:at] + vowel.translate(_ACUTE) + stem[at + 1 :]
+            yield stem[:at] + vowel.translate(ACUTE) + stem[at + 1 :]
         elif conjugation == "ir" and vowel in "iu":
             yield stem[:at] + {"i": "e", "u": "o"}[vowel] + stem[at + 1 :]

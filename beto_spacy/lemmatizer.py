@@ -24,7 +24,7 @@ from spacy.pipeline import Pipe
 from spacy.tokens import Doc, Token
 from spacy.training import Example
 
-from .conjugation import guess, infinitives, participle
+from .conjugation import ACUTE, guess, infinitives, participle
 from .emoji import is_emoji
 from .errors import ProjectError
 from .multiwords import clitic_lemma, split_verb
@@ -65,7 +65,6 @@ _PAST_OF_IR = re.compile(r"fu[ieé]")
 #: What a noun, an adjective or a participle may end in.
 _LIKE_A_NAME = re.compile(r"((?<![ae]nd)o|[ae]s|(?<![aei]m)os|[ai]da)$")
 _OF_ADJECTIVES = ("osa", "iva", "ica", "aria")
-_ACUTE = str.maketrans("áéíóú", "aeiou")
 _SUPERLATIVE = re.compile(r"(.*)ísim[oa]s?")
 #: A Spanish noun doesn't end so: caciqu(e)s, sustituyent(e)s, canj(e)s.
 _CUT_TOO_SHORT = re.compile(r"(qu|[bcfgkmpqtv]|[^aeiouáéíóú][dhjlnrsxyz])$")
@@ -492,7 +491,7 @@ def _singulars(word: str) -> Iterator[str]:
     if word.endswith("es") and not _CUT_TOO_SHORT.search(word[:-2]):
         stem = word[:-2]
         yield stem
-        yield stem.translate(_ACUTE)  # exámenes
+        yield stem.translate(ACUTE)  # exámenes
         last = max(map(stem.rfind, "aeiou"))
         if stem[-1] in "ns" and last >= 0:
             yield stem[:last] + "áéíóú"["aeiou".index(stem[last])] + stem[last + 1 :]  # jardines
