@@ -9,6 +9,7 @@ so that which wordpieces belong to which token is known by construction.
 """
 
 import json
+import os
 import tempfile
 from contextlib import nullcontext
 from itertools import chain as flatten
@@ -69,6 +70,28 @@ _CACHED_LENGTH = 64
 
 #: Wordpieces of a batch for a CPU; for a GPU at most; and bytes of its memory that there are to be for each.
 _SMALL_BATCH, _LARGE_BATCH, _CARD_BYTES = 512, 16_384, 1 << 21
+
+
+def _before_fork() -> None:
+    """The tokenizers library switches its threads off in a forked process, with a warning unless it's told to."""
+    global _told_tokenizers
+    _told_tokenizers = _TOKENIZERS not in os.environ
+    os.environ.setdefault(_TOKENIZERS, "false")
+
+
+def _after_fork() -> None:
+    if _told_tokenizers:
+        os.environ.pop(_TOKENIZERS, None)
+
+
+def _in_fork() -> None:
+    """A forked process has none of its parent's OpenMP threads, though torch would wait for them for ever."""
+    torch.set_num_threads(1)
+
+
+_TOKENIZERS, _told_tokenizers = "TOKENIZERS_PARALLELISM", False
+if hasattr(os, "register_at_fork"):  # not on Windows; nlp.pipe(n_process=2) forks on Linux
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_in_fork)
 
 
 class Wordpieces:

@@ -137,12 +137,7 @@ def test_its_copies_work_too(quantized):
     expected = [[(e.text, e.label_) for e in doc.ents] for doc in nlp.pipe(texts)]
     again = spacy.blank("es").from_config(nlp.config).from_bytes(nlp.to_bytes())
     assert [[(e.text, e.label_) for e in doc.ents] for doc in again.pipe(texts)] == expected
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        found = [[(e.text, e.label_) for e in doc.ents] for doc in nlp.pipe(texts, n_process=2, batch_size=2)]
-    finally:
-        torch.set_num_threads(threads)
+    found = [[(e.text, e.label_) for e in doc.ents] for doc in nlp.pipe(texts, n_process=2, batch_size=2)]
     assert found == expected
 
 

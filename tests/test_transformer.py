@@ -621,13 +621,25 @@ def test_processes(trained):
     text = "María vive en Lima."
     nlp = spacy.blank("es").from_config(trained.config).from_bytes(trained.to_bytes())
     nlp.add_pipe("doc_cleaner", config={"attrs": {"_.trf_data": None}})
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # a forked process can't use the threads of its parent
-    try:
-        docs = list(nlp.pipe([text] * 6, n_process=2, batch_size=2))
-    finally:
-        torch.set_num_threads(threads)
+    docs = list(nlp.pipe([text] * 6, n_process=2, batch_size=2))
     assert [annotation(d) for d in docs] == [annotation(trained(text))] * 6
+
+
+def test_processes_do_not_wait_for_threads_of_their_parent(encoders):
+    script = (
+        "import spacy, torch\n"
+        "torch.set_num_threads(2)\n"
+        "nlp = spacy.blank('es')\n"
+        f"model = {{'@architectures': 'beto_spacy.Encoder.v1', 'name': {str(encoders['bert'])!r}}}\n"
+        "nlp.add_pipe('beto_transformer', config={'model': model})\n"
+        "nlp.add_pipe('beto_doc_cleaner')\n"
+        "nlp.initialize()\n"
+        "texts = ['El presidente viajó ayer a Montevideo. ' * 40] * 4\n"
+        "list(nlp.pipe(texts)), torch.ones(2000, 2000) @ torch.ones(2000, 2000)\n"
+        "print(sum(len(doc) for doc in nlp.pipe(texts, n_process=2, batch_size=1)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300)
+    assert done.stdout.split() == ["1120"] and "forked" not in done.stderr, done.stderr
 
 
 def test_no_import_of_ours_is_needed(trained, tmp_path):
