@@ -33,6 +33,7 @@ from typing import (
     Union,
 )
 
+from spacy.attrs import DEP, ENT_IOB, LEMMA, MORPH, POS, TAG
 from spacy.language import Language
 from spacy.tokens import Doc, DocBin, Span
 from spacy.training import Example
@@ -583,6 +584,10 @@ def read_docs(path: StrPath, vocab: Vocab) -> Iterator[Doc]:
         yield from _docs(_load(file), vocab, file)
 
 
+#: What tokens are annotated with in a `.spacy` file. (A text's first token always starts a sentence.)
+_LAYERS = frozenset([TAG, POS, MORPH, LEMMA, DEP, ENT_IOB])
+
+
 class _Corpus(NamedTuple):
     name: str
     path: Path
@@ -597,6 +602,7 @@ def make_corpora_reader(
     gold_preproc: bool = False,
     weights: Optional[Dict[str, float]] = None,
     temperature: float = 1.0,
+    categories_weight: Optional[float] = None,
     most_sentences: int = 0,
     augmenter: Optional[Callable[[Language, Example], Iterable[Example]]] = None,
 ) -> Callable[[Language], Iterable[Example]]:
@@ -616,13 +622,16 @@ def make_corpora_reader(
     temperature: Above 1, small corpora are repeated: a corpus of n tokens takes a share of the stream in proportion to
         n ** (1 / temperature), and the largest one is seen once (Devlin et al. 2019, on languages). 1 repeats nothing.
         `weights` multiply what it gives.
+    categories_weight: How often a corpus is seen in one pass whose texts have categories and no layer of tokens, in
+        place of what the temperature gives. A category is one label a text, which is learned, and then learned by
+        heart, in fewer passes than the labels of all its words. None makes no difference.
     most_sentences: Cut each document into runs of 1 to so many sentences, at random but the same each time, so that
         short and long documents are learned alike; 0 leaves documents whole.
     augmenter: Makes other examples of each, such as ``beto_spacy.drop_final_punctuation.v1``; for training.
     RETURNS: A function from the pipeline to the examples.
     Raises CorpusError B210 to B212 for the files, B213 (no paths), B214 (weights or limits), B215 (temperature).
     """
-    corpora = _heat(_parse_paths(paths, weights), temperature)
+    corpora = _heat(_parse_paths(paths, weights), temperature, categories_weight)
     if max_length < 0 or limit < 0 or most_sentences < 0:
         what = "max_length, limit and most_sentences can't be negative."
         raise CorpusError("B214", what, "Give 0 for no limit.")
@@ -675,8 +684,7 @@ def _parse_paths(
         fix = f"The paths are: {', '.join(names)}."
         raise CorpusError("B214", f"There is a weight for {', '.join(unknown)}, which is not among the paths.", fix)
     for name, weight in weights.items():
-        if not (math.isfinite(weight) and weight > 0):
-            raise CorpusError("B214", f"The weight {weight} of {name} is not a positive number.", "Correct it.")
+        _check_weight(weight, name)
     return [_Corpus(name, file, weights.get(name, 1.0)) for name in names for file in _spacy_files(Path(name))]
 
 
@@ -685,17 +693,35 @@ def corpus_files(paths: Optional[Union[str, Path, List[Union[str, Path]]]]) -> L
     return [corpus.path for corpus in _parse_paths(paths, None)]
 
 
-def _heat(corpora: List[_Corpus], temperature: float) -> List[_Corpus]:
-    """Weight corpora by a temperature, see `make_corpora_reader`."""
+def _check_weight(weight: float, name: str) -> None:
+    if not (math.isfinite(weight) and weight > 0):
+        raise CorpusError("B214", f"The weight {weight} of {name} is not a positive number.", "Correct it.")
+
+
+def _heat(corpora: List[_Corpus], temperature: float, categories_weight: Optional[float]) -> List[_Corpus]:
+    """Weight corpora by a temperature and what they are annotated with, see `make_corpora_reader`."""
     if not (math.isfinite(temperature) and temperature >= 1):
         fix = "Give 1 to repeat no corpus, or a number above 1 to repeat small ones."
         raise CorpusError("B215", f"Corpora can't be drawn at a temperature of {temperature}.", fix)
-    if temperature == 1:
+    if categories_weight is not None:
+        _check_weight(categories_weight, "corpora of categories")
+    if temperature == 1 and categories_weight is None:
         return corpora
-    sizes = [sum(map(len, _load(corpus.path).tokens)) for corpus in corpora]
+    bins = [_load(corpus.path) for corpus in corpora]
+    sizes = [sum(map(len, bin.tokens)) for bin in bins]
     largest = max(sizes)
-    factors = [(largest / max(size, 1)) ** (1 - 1 / temperature) for size in sizes]
+    factors = [
+        categories_weight
+        if categories_weight is not None and _has_categories_only(bin)
+        else (largest / max(size, 1)) ** (1 - 1 / temperature)
+        for bin, size in zip(bins, sizes)
+    ]
     return [corpus._replace(weight=corpus.weight * factor) for corpus, factor in zip(corpora, factors)]
+
+
+def _has_categories_only(bin: DocBin) -> bool:
+    columns = [i for i, attr in enumerate(bin.attrs) if attr in _LAYERS]
+    return any(bin.cats) and not any(tokens[:, columns].any() for tokens in bin.tokens)
 
 
 def count_words(
@@ -703,9 +729,10 @@ def count_words(
     *,
     weights: Optional[Dict[str, float]] = None,
     temperature: float = 1.0,
+    categories_weight: Optional[float] = None,
 ) -> int:
     """Count the tokens of a pass over corpora as `make_corpora_reader` mixes them; see there for arguments, errors."""
-    corpora = _heat(_parse_paths(paths, weights), temperature)
+    corpora = _heat(_parse_paths(paths, weights), temperature, categories_weight)
     return round(sum(corpus.weight * sum(map(len, _load(corpus.path).tokens)) for corpus in corpora))
 
 

@@ -21,6 +21,8 @@ WARMUP = 0.1
 #: Learning rates that suit an encoder of beto-mini's width, and one of BETO's or wider.
 _RATES = {384: 3e-4, 768: 5e-5}
 _READER = "beto_spacy.Corpora.v1"
+#: Its settings that change how many words a pass has.
+_MIXING = ("weights", "temperature", "categories_weight")
 
 
 def train(
@@ -117,7 +119,7 @@ def choose_settings(
                 f"Give a number of updates, or use the reader {_READER} and a batcher with a size.",
                 path=config,
             )
-        options = {key: value for key, value in reader.items() if key in ("weights", "temperature")}
+        options = {key: value for key, value in reader.items() if key in _MIXING}
         a_pass = count_words(reader["paths"], **options) / words
         updates = math.ceil(a_pass * passes) if passes else max(LEAST_UPDATES, math.ceil(a_pass * PASSES))
     every = math.ceil(updates / evaluations)

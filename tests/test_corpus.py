@@ -776,6 +776,28 @@ def test_temperature_repeats_small_corpora(files, tmp_path, nlp):
             make_corpora_reader([small, large], temperature=temperature)
 
 
+def test_a_corpus_of_categories_alone_has_its_own_weight(files, tmp_path, nlp):
+    treebank, categories = tmp_path / "treebank.spacy", tmp_path / "categories.spacy"
+    convert(files["conllu"], treebank, n_sents=1)
+    texts = [nlp.make_doc(f"El texto {i} .") for i in range(8)]
+    for doc in texts:
+        doc.cats = {"P": 1.0, "N": 0.0}
+    DocBin(docs=texts, store_user_data=True).to_disk(categories)
+    for weight, seen in ((0.5, 4), (1.5, 12)):
+        mixing = dict(temperature=2.0, categories_weight=weight)
+        examples = list(make_corpora_reader([treebank, categories], **mixing)(nlp))
+        assert sum(bool(eg.reference.cats) for eg in examples) == seen
+        words = sum(len(eg.reference) for eg in examples)
+        assert abs(count_words([treebank, categories], **mixing) - words) <= 20
+    both = nlp.make_doc("Un texto .")
+    both.cats, both[0].tag_ = {"P": 1.0, "N": 0.0}, "D"
+    DocBin(docs=[both, *texts]).to_disk(categories)  # tags want more passes
+    examples = list(make_corpora_reader([categories], categories_weight=0.5)(nlp))
+    assert len(examples) == 9
+    with pytest.raises(CorpusError, match="B214"):
+        make_corpora_reader([treebank, categories], categories_weight=0.0)
+
+
 def test_documents_are_cut_into_runs_of_sentences(files, tmp_path, nlp):
     path = tmp_path / "long.spacy"
     convert([files["conllu"]] * 6, path, n_sents=12)
