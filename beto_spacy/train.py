@@ -15,7 +15,7 @@ from .corpus import count_words
 from .errors import ProjectError
 
 #: Passes over the corpora unless told otherwise; and updates at least, which small corpora need more passes for.
-PASSES, LEAST_UPDATES = 5.0, 300
+PASSES, LEAST_UPDATES = 6.0, 300
 #: Share of the updates in which the learning rate rises.
 WARMUP = 0.1
 #: Learning rates that suit an encoder of beto-mini's width, and one of BETO's or wider.
@@ -42,7 +42,7 @@ def train(
     Args:
         config: A training config such as ``configs/train.cfg``.
         output: The folder for ``model-best`` and ``model-last``.
-        passes: Passes over the training corpora, as the reader mixes them; by default 5, or as many as 300 updates
+        passes: Passes over the training corpora, as the reader mixes them; by default 6, or as many as 300 updates
             have.
         updates: The number of updates, instead of passes.
         evaluations: How often the pipeline is scored on the development corpora, evenly spread; the last time at the
