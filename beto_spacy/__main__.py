@@ -1,5 +1,5 @@
 """``python -m beto_spacy`` is ``beto-spacy``."""
 
-from .cli import main
+from beto_spacy.cli.main import main
 
 main(prog_name="beto-spacy")

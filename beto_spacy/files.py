@@ -54,3 +54,8 @@ def write_json(value: Any, path: Union[str, Path]) -> None:
     """Write a value as indented JSON."""
     with new_file(path) as part:
         part.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf8")
+
+
+def folder_size(path: Union[str, Path]) -> int:
+    """Bytes of the files in a folder, without what Python compiled."""
+    return sum(p.stat().st_size for p in Path(path).rglob("*") if p.is_file() and "__pycache__" not in p.parts)

@@ -9,7 +9,7 @@ import typing
 from pathlib import Path
 from typing import Any, Dict, Mapping, Sequence, Tuple, Union
 
-from .errors import ProjectError
+from beto_spacy.errors import ProjectError
 
 #: What a section has: the names of its fields, or a dataclass whose fields they are.
 Section = Union[Sequence[str], type]

@@ -25,7 +25,7 @@ from transformers import (
     XLMRobertaTokenizerFast,
 )
 
-from beto_spacy.vocabulary import build_encoder
+from beto_spacy.training.vocabulary import build_encoder
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 

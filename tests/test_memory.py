@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from beto_spacy import memory
-from beto_spacy.benchmark import make_pipeline
+from beto_spacy.benchmark.speed import make_pipeline
 
 
 def test_a_process_does_not_inherit_the_peak_of_its_parent():
@@ -66,8 +66,8 @@ def test_holes_in_the_heap_are_given_back():
 def test_a_pipeline_gives_back_what_each_head_left(encoders, monkeypatch):
     nlp = make_pipeline(encoders["bert"], ["Hola, Ana.", "Llueve."], stock=False, heads="beto")
     asked = []
-    monkeypatch.setattr("beto_spacy.listener.give_back_memory", lambda: asked.append("head"))
-    monkeypatch.setattr("beto_spacy.transformer.give_back_memory", lambda: asked.append("encoder"))
+    monkeypatch.setattr("beto_spacy.pipeline.listener.give_back_memory", lambda: asked.append("head"))
+    monkeypatch.setattr("beto_spacy.pipeline.transformer.give_back_memory", lambda: asked.append("encoder"))
     list(nlp.pipe(["Hola, Ana.", "Llueve."]))
     readers = nlp.get_pipe("transformer").listeners
     assert asked == ["encoder"] + ["head"] * len(readers) and len(readers) == 5

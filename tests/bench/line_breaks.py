@@ -15,7 +15,7 @@ from pathlib import Path
 import spacy
 from spacy.tokens import DocBin
 
-from beto_spacy.annotate import load_pipeline
+from beto_spacy.pipeline.loading import load_pipeline
 
 SETTINGS = ("space", "hint", "boundary")
 WIDTHS = (30, 40, 60, 72, 80)

@@ -18,8 +18,8 @@ import torch
 from spacy.scorer import PRFScore
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer
 
-from beto_spacy.checkpoint import resolve_encoder
-from beto_spacy.corpus import read_docs
+from beto_spacy.corpora.reader import read_docs
+from beto_spacy.encoders.checkpoint import resolve_encoder
 
 
 def read_examples(path, layer):

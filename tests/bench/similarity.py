@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy
 import spacy
 
-from beto_spacy.annotate import load_pipeline
+from beto_spacy.pipeline.loading import load_pipeline
 
 
 def ranks(values):

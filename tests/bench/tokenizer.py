@@ -16,9 +16,9 @@ from pathlib import Path
 
 import spacy
 
-from beto_spacy.corpus import group_docs, record_to_doc
-from beto_spacy.formats import detect_format, read_records
-from beto_spacy.tokenizer import blank_pipeline
+from beto_spacy.corpora.reader import group_docs, record_to_doc
+from beto_spacy.formats.records import detect_format, read_records
+from beto_spacy.spanish.tokenizer import blank_pipeline
 
 SENTENCES = 10
 
